@@ -1,0 +1,209 @@
+"""Hash of the code that a rule runs, so that an edit reruns what it can change and nothing else.
+
+Snakemake does not track a package behind `python -m profit.train`. The hash covers the syntax trees, docstrings
+dropped, of the definitions reachable from `profit.<rule>.main`: functions, classes, constants and module-level
+statements of this package, and which third-party names they import. Comments and layout are not in a syntax tree.
+
+A dict named in `SWITCHES` maps a setting to the code that serves it; only the chosen entry is followed, so that an
+edit of one objective leaves the runs of all others alone. `python -m profit.code_version train profit` shows what is
+covered.
+
+Blind spots: imports by name at run time, data files (they are inputs of the rules), versions of third-party packages.
+"""
+
+import ast
+import hashlib
+import sys
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+SWITCHES = ("OBJECTIVES", "FIGURES", "ANNOTATORS")
+
+# No number depends on how a job keeps its account.
+LEFT_OUT = ("profit.provenance",)
+
+
+@dataclass
+class Module:
+    """Top level of one module: its definitions, what its imported names mean, and its other statements."""
+
+    definitions: dict[str, ast.stmt] = field(default_factory=dict)
+    imports: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+    statements: list[ast.stmt] = field(default_factory=list)
+
+
+def code_version(rule: str, choice: str | None = None) -> str:
+    """Return 12 hexadecimal digits that change when code reachable from `profit.<rule>.main` changes.
+
+    `choice` is the key to follow in the dicts of `SWITCHES` (the objective of a run, the name of a figure); with None
+    such a dict is followed not at all.
+    """
+    covered = reachable(f"profit.{rule}", "main", choice)
+    return hashlib.sha256("\n".join(f"{name} {tree}" for name, tree in sorted(covered.items())).encode()).hexdigest()[
+        :12
+    ]
+
+
+@cache
+def reachable(module: str, name: str, choice: str | None) -> dict[str, str]:
+    """Return {"module:name": dumped syntax tree} of every definition that `module:name` can reach."""
+    covered: dict[str, str] = {}
+    todo = [(module, name)]
+    while todo:
+        module, name = todo.pop()
+        label = f"{module}:{name}"
+        if label in covered or module in LEFT_OUT:
+            continue
+        parsed = parse(module)
+        if parsed is None:
+            continue
+        if name == "*":
+            covered[label] = ""
+            todo += [(module, other) for other in parsed.definitions]
+            continue
+        node: ast.AST | None = parsed.definitions.get(name)
+        if node is None:
+            covered[label] = f"{parsed.imports.get(name)}"
+            todo += [_target(*parsed.imports[name])] if name in parsed.imports else []
+            continue
+        if name in SWITCHES:
+            node = _entry(node, choice)
+        covered[label] = "" if node is None else ast.dump(_without_docstrings(node))
+        todo += _used(node, parsed, module) if node is not None else []
+        for number, statement in enumerate(parsed.statements):
+            covered[f"{module}:{number}"] = ast.dump(statement)
+            todo += _used(statement, parsed, module)
+    return covered
+
+
+@cache
+def parse(module: str) -> Module | None:
+    """Read the top level of a module of this package; None for a name that is no such module."""
+    path = _source(module)
+    if path is None:
+        return None
+    parsed = Module()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            parsed.imports.update(_imported(node))
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            parsed.definitions[node.name] = node
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = [leaf.id for target in targets for leaf in ast.walk(target) if isinstance(leaf, ast.Name)]
+            parsed.definitions.update(dict.fromkeys(names, node))
+        elif not (_is_docstring(node) or _is_main_guard(node)):
+            parsed.statements.append(node)
+    return parsed
+
+
+def _used(node: ast.AST, parsed: Module, module: str) -> list[tuple[str, str]]:
+    """(module, name) pairs of this package that a tree mentions; local names may add too many, never too few."""
+    imports = dict(parsed.imports)
+    for inner in ast.walk(node):
+        if isinstance(inner, (ast.Import, ast.ImportFrom)):
+            imports.update(_imported(inner))
+    found = []
+    chained: set[int] = set()
+    for inner in ast.walk(node):
+        chain = _chain(inner) if isinstance(inner, ast.Attribute) and id(inner) not in chained else None
+        if chain and chain[0] in imports:
+            chained.update(id(part) for part in ast.walk(inner))
+            found.append(_follow(imports[chain[0]], chain[1:]))
+        elif isinstance(inner, ast.Name) and id(inner) not in chained:
+            if inner.id in imports:
+                found.append(_follow(imports[inner.id], []))
+                found.append((module, inner.id))
+            elif inner.id in parsed.definitions:
+                found.append((module, inner.id))
+    return found
+
+
+def _follow(target: tuple[str, str | None], attributes: list[str]) -> tuple[str, str]:
+    """The definition behind an imported name and the attributes read from it."""
+    module, name = _target(*target)
+    while name == "*" and attributes:
+        if _source(f"{module}.{attributes[0]}") is not None:
+            module, attributes = f"{module}.{attributes[0]}", attributes[1:]
+        else:
+            name = attributes[0]
+    return module, name
+
+
+def _target(module: str, name: str | None) -> tuple[str, str]:
+    if name is None:
+        return module, "*"
+    return (f"{module}.{name}", "*") if _source(f"{module}.{name}") else (module, name)
+
+
+def _imported(node: ast.Import | ast.ImportFrom) -> dict[str, tuple[str, str | None]]:
+    """What each name bound by an import statement stands for: (module, None) or (module, name in it)."""
+    if isinstance(node, ast.ImportFrom):
+        return {alias.asname or alias.name: (node.module or "", alias.name) for alias in node.names}
+    return {
+        alias.asname or alias.name.partition(".")[0]: (
+            alias.name if alias.asname else alias.name.partition(".")[0],
+            None,
+        )
+        for alias in node.names
+    }
+
+
+def _entry(node: ast.AST, choice: str | None) -> ast.AST | None:
+    """The value under `choice` in the dict that `node` assigns."""
+    value = getattr(node, "value", None)
+    if not isinstance(value, ast.Dict):
+        raise TypeError(f"{ast.unparse(node)[:60]} … must be written as a dict with constant keys")
+    for key, entry in zip(value.keys, value.values, strict=True):
+        if isinstance(key, ast.Constant) and key.value == choice:
+            return entry
+    return None
+
+
+def _chain(node: ast.AST) -> list[str] | None:
+    """["a", "b", "c"] for the expression a.b.c, else None."""
+    names: list[str] = []
+    while isinstance(node, ast.Attribute):
+        names.insert(0, node.attr)
+        node = node.value
+    return [node.id, *names] if isinstance(node, ast.Name) else None
+
+
+def _without_docstrings(node: ast.AST) -> ast.AST:
+    for inner in ast.walk(node):
+        if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and _is_docstring(inner.body[0]):
+            inner.body = inner.body[1:] or [ast.Pass()]
+    return node
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _is_main_guard(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "__name__" in ast.dump(node.test)
+
+
+def _source(module: str) -> Path | None:
+    """File of a module of this package, None if there is none."""
+    first, *rest = module.split(".")
+    if first != "profit":
+        return None
+    base = PACKAGE.joinpath(*rest)
+    for path in (base.with_suffix(".py") if rest else base / "__init__.py", base / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the hash and the definitions that it covers."""
+    rule, *choice = sys.argv[1:] if argv is None else argv
+    covered = reachable(f"profit.{rule}", "main", choice[0] if choice else None)
+    print(code_version(rule, choice[0] if choice else None), *sorted(covered), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
