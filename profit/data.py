@@ -1,0 +1,180 @@
+"""References as training examples: which answers a run sees, their tokens, and the label of every token.
+
+A chat template turns prompt and answer into tokens. Targets are the tokens after the prompt up to and including the
+first end token; whatever a template adds after it is dropped. Every target token knows its character span in the
+answer, so that labels given to characters (core, replaceable, fixed) become labels of tokens.
+
+No command: used by the rules that score, train and evaluate.
+"""
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from transformers import PreTrainedTokenizerBase
+
+from profit.files import InputError, read_parquet
+
+LABELS = ("core", "replaceable", "fixed", "end")
+END_SPAN = (-1, -1)
+REFERENCE_COLUMNS = ["prompt_id", "reference_id", "prompt", "answer", "held", "steps", "spans"]
+
+Span = tuple[int, int]
+LabelledSpan = tuple[int, int, str]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Tokens of one prompt with its answer.
+
+    `input_ids` (prompt + targets), `prompt_length` tokens of prompt, and for each target token its `spans` entry:
+    the characters [start, end) of the answer without leading white space; (-1, -1) for the end token; an empty span
+    for a token that the template put beside the answer.
+    """
+
+    input_ids: list[int]
+    prompt_length: int
+    spans: list[Span]
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+    """Raise InputError unless the tokenizer loaded from `folder` has a chat template, an end token and offsets."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise InputError(f"{folder}: found a tokenizer without a chat template, expected one (chat_template.jinja)")
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"{folder}: found a tokenizer without an end token, expected eos_token")
+    if not tokenizer.is_fast:
+        raise InputError(
+            f"{folder}: found a slow tokenizer, expected a fast one (tokenizer.json), which knows offsets"
+        )
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> Encoded:
+    """Tokens of one prompt with its answer; errors as `encode_all`."""
+    return encode_all(tokenizer, [prompt], [answer])[0]
+
+
+def encode_all(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], answers: Sequence[str]) -> list[Encoded]:
+    """Tokens of many prompts with their answers, in the same order; one call of the tokenizer for all of them.
+
+    Raises:
+        InputError: the template changes the answer, re-tokenises the prompt or puts no end token after the answer.
+    """
+    users = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    chats = [[*user, {"role": "assistant", "content": answer}] for user, answer in zip(users, answers, strict=True)]
+    if not chats:
+        return []
+    heads = tokenizer.apply_chat_template(users, tokenize=False, add_generation_prompt=True)
+    texts = tokenizer.apply_chat_template(chats, tokenize=False)
+    options = {"add_special_tokens": False, "return_attention_mask": False}
+    head_ids = tokenizer(heads, **options)["input_ids"]
+    full = tokenizer(texts, return_offsets_mapping=True, **options)
+    rows = zip(heads, texts, answers, head_ids, full["input_ids"], full["offset_mapping"], strict=True)
+    return [_encoded(tokenizer.eos_token_id, *row) for row in rows]
+
+
+def _encoded(
+    eos: int, head: str, text: str, answer: str, head_ids: list[int], ids: list[int], offsets: list[Span]
+) -> Encoded:
+    length = len(head_ids)
+    if ids[:length] != head_ids:
+        raise InputError(f"chat template: the tokens of prompt and answer do not begin with the prompt's: {text!r}")
+    try:
+        stop = ids.index(eos, length)
+    except ValueError:
+        raise InputError(f"chat template: found no end token after the answer: {text!r}") from None
+    begin = text.find(answer, len(head))
+    if begin < 0:
+        raise InputError(f"chat template: the answer is not in the text as it stands: {text!r}, expected {answer!r}")
+    spans = []
+    for start, end in offsets[length:stop]:
+        start, end = (min(max(edge - begin, 0), len(answer)) for edge in (start, end))
+        piece = answer[start:end]
+        spans.append((start + len(piece) - len(piece.lstrip()), end) if not piece.isspace() else (start, end))
+    return Encoded(ids[: stop + 1], length, [*spans, END_SPAN])
+
+
+def token_labels(token_spans: Sequence[Span], annotation_spans: Sequence[LabelledSpan]) -> list[str]:
+    """Label of the annotation span (start, end, label) that holds each token's first character.
+
+    "end" for the end token, "fixed" for a token in no annotation span. Annotation spans do not overlap.
+    """
+    ordered = sorted(annotation_spans)
+    starts = [span[0] for span in ordered]
+    labels = []
+    for start, end in token_spans:
+        if (start, end) == END_SPAN:
+            labels.append("end")
+            continue
+        found = bisect_right(starts, start) - 1
+        inside = end > start and found >= 0 and start < ordered[found][1]
+        labels.append(ordered[found][2] if inside else "fixed")
+    return labels
+
+
+def load_references(path: str | Path) -> pd.DataFrame:
+    """References sorted by prompt_id and reference_id; `spans` as lists of (start, end, label), None without truth.
+
+    Raises:
+        InputError: missing or damaged file, missing column, no row, empty text, or a reference that occurs twice.
+    """
+    frame = read_parquet(path, REFERENCE_COLUMNS).sort_values(["prompt_id", "reference_id"], ignore_index=True)
+    if frame.empty:
+        raise InputError(f"{path}: found no reference, expected at least one")
+    for column in ("prompt", "answer"):
+        empty = frame[column].isna() | (frame[column].astype(str).str.strip() == "")
+        if empty.any():
+            raise InputError(f"{path}: {column} of {_name(frame[empty].iloc[0])}: found nothing, expected text")
+    twice = frame.duplicated(["prompt_id", "reference_id"])
+    if twice.any():
+        raise InputError(f"{path}: found {_name(frame[twice].iloc[0])} twice, expected each reference once")
+    frame["held"] = frame["held"].astype(bool)
+    frame["spans"] = [
+        None if spans is None else [(span["start"], span["end"], span["label"]) for span in spans]
+        for spans in frame["spans"]
+    ]
+    return frame
+
+
+def load_annotations(path: str | Path) -> dict[tuple[str, int], list[LabelledSpan]]:
+    """Annotation spans of each reference, keyed by (prompt_id, reference_id).
+
+    Raises:
+        InputError: missing or damaged file, missing column, or a label that is none of core, replaceable, fixed.
+    """
+    frame = read_parquet(path, ["prompt_id", "reference_id", "start", "end", "label"])
+    unknown = sorted(set(frame["label"].unique()) - set(LABELS[:3]))
+    if unknown:
+        raise InputError(f"{path}: found label {unknown[0]!r}, expected one of {', '.join(LABELS[:3])}")
+    spans: dict[tuple[str, int], list[LabelledSpan]] = {}
+    for prompt, reference, *span in zip(*(frame[name].tolist() for name in frame.columns), strict=True):
+        spans.setdefault((prompt, reference), []).append(tuple(span))
+    return spans
+
+
+def choose_references(frame: pd.DataFrame, k: int, seed: int) -> pd.DataFrame:
+    """The `k` references of each prompt that a run with this seed trains on, in the order of `frame`.
+
+    Those not held are put in a random order that depends on seed and prompt alone, and the first k are taken: what
+    k = 1 chooses, k = 3 contains.
+
+    Raises:
+        InputError: a prompt has fewer than `k` references that are not held.
+    """
+    free = frame[~frame["held"]]
+    counts = free.groupby("prompt_id").size().reindex(frame["prompt_id"].unique(), fill_value=0)
+    if k < 1 or counts.min() < k:
+        raise InputError(f"references: found {counts.min()} that are not held at {counts.idxmin()!r}, expected {k}")
+    keys = [
+        hashlib.sha256(f"{seed} {prompt} {reference}".encode()).digest()
+        for prompt, reference in zip(free["prompt_id"], free["reference_id"], strict=True)
+    ]
+    order = free.assign(_key=keys).sort_values("_key").groupby("prompt_id").cumcount()
+    return free[order.reindex(free.index) < k].reset_index(drop=True)
+
+
+def _name(row: pd.Series) -> str:
+    return f"prompt {row['prompt_id']!r}, reference {row['reference_id']}"

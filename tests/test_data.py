@@ -1,0 +1,127 @@
+"""References as training examples: tokens, spans, labels, the choice of references, bad input."""
+
+import pandas as pd
+import pytest
+from conftest import CHAT_TEMPLATE, PROMPTS, references_frame
+from transformers import AutoTokenizer
+
+from profit import data
+from profit.files import InputError, write_parquet
+
+
+@pytest.fixture()
+def tokenizer(model_folder):
+    return AutoTokenizer.from_pretrained(model_folder)
+
+
+def test_tokens_are_those_of_the_chat_template_up_to_the_end_token(tokenizer):
+    row = references_frame().iloc[5]
+    encoded = data.encode(tokenizer, row.prompt, row.answer)
+    user = [{"role": "user", "content": row.prompt}]
+    whole = tokenizer.apply_chat_template([*user, {"role": "assistant", "content": row.answer}], return_dict=False)
+    head = tokenizer.apply_chat_template(user, add_generation_prompt=True, return_dict=False)
+    assert encoded.input_ids == whole and whole[-1] == tokenizer.eos_token_id
+    assert encoded.input_ids[: encoded.prompt_length] == head
+    assert [row.answer[start:end] for start, end in encoded.spans[:-1]] == row.answer.split()
+    assert encoded.spans[-1] == (-1, -1)
+
+
+def test_what_a_template_adds_after_the_end_token_is_dropped_and_before_the_answer_is_fixed(tokenizer):
+    plain = data.encode(tokenizer, "Mia has 3 .", "The answer is 3 .")
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("<end>", "<end> . .")
+    assert data.encode(tokenizer, "Mia has 3 .", "The answer is 3 .") == plain
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("<assistant>{{", "<assistant>Look {{")
+    extended = data.encode(tokenizer, "Mia has 3 .", "The answer is 3 .")
+    assert len(extended.input_ids) == len(plain.input_ids) + 1
+    assert data.token_labels(extended.spans, [(0, 17, "core")]) == ["fixed"] + ["core"] * 5 + ["end"]
+
+
+def test_labels_follow_the_first_character_of_a_token(tokenizer):
+    row = references_frame().iloc[0]
+    spans = [(span["start"], span["end"], span["label"]) for span in row.spans]
+    encoded = data.encode(tokenizer, row.prompt, row.answer)
+    labels = data.token_labels(encoded.spans, spans)
+    words = row.answer.split()
+    assert len(labels) == len(words) + 1
+    opener = words.index(",") + 1
+    assert labels == ["replaceable"] * opener + ["core"] * 5 + ["fixed"] * 4 + ["core", "fixed", "end"]
+    assert data.token_labels(encoded.spans, spans[::-1]) == labels
+    assert set(data.token_labels(encoded.spans, [])) == {"fixed", "end"}
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (CHAT_TEMPLATE.replace("<end>", ""), "no end token"),
+        (CHAT_TEMPLATE.replace("<assistant>{{ message['content'] }}", "<assistant>{{ message['content'][:5] }}"),
+         "not in the text"),
+        (CHAT_TEMPLATE.replace("{% if add_generation_prompt %}<assistant>", "{% if add_generation_prompt %}<user>"),
+         "do not begin with"),
+    ],
+)  # fmt: skip
+def test_a_template_that_breaks_the_targets_is_refused(tokenizer, template, message):
+    tokenizer.chat_template = template
+    with pytest.raises(InputError, match=message):
+        data.encode(tokenizer, "Mia has 3 .", "The answer is 3 .")
+
+
+def test_a_tokenizer_without_template_or_end_token_is_refused(tokenizer):
+    data.check_tokenizer(tokenizer, "some/model")
+    tokenizer.eos_token = None
+    with pytest.raises(InputError, match="some/model: .*end token"):
+        data.check_tokenizer(tokenizer, "some/model")
+    tokenizer.chat_template = None
+    with pytest.raises(InputError, match="some/model: .*chat template"):
+        data.check_tokenizer(tokenizer, "some/model")
+
+
+def test_references_are_sorted_and_spans_become_tuples(tmp_path):
+    frame = references_frame()
+    frame.loc[0, "spans"] = None
+    write_parquet(tmp_path / "r.parquet", frame.iloc[::-1])
+    loaded = data.load_references(tmp_path / "r.parquet")
+    assert loaded[["prompt_id", "reference_id"]].equals(frame[["prompt_id", "reference_id"]])
+    assert loaded["spans"][0] is None
+    assert loaded["spans"][1] == [(s["start"], s["end"], s["label"]) for s in frame["spans"][1]]
+
+
+def test_a_damaged_references_file_is_refused(tmp_path, references_path, annotations_path):
+    (tmp_path / "cut.parquet").write_bytes(references_path.read_bytes()[:-100])
+    with pytest.raises(InputError, match="cut.parquet"):
+        data.load_references(tmp_path / "cut.parquet")
+    with pytest.raises(InputError, match="answer"):
+        data.load_references(annotations_path)
+    for change, message in [
+        (lambda frame: pd.concat([frame, frame.iloc[[3]]]), "p000.*3 twice"),
+        (lambda frame: frame.assign(answer=" "), "answer of prompt 'p000', reference 0"),
+        (lambda frame: frame.iloc[:0], "no reference"),
+    ]:
+        write_parquet(tmp_path / "bad.parquet", change(references_frame()))
+        with pytest.raises(InputError, match=message):
+            data.load_references(tmp_path / "bad.parquet")
+
+
+def test_annotations_are_grouped_by_reference_and_unknown_labels_refused(tmp_path, annotations_path, references_path):
+    spans = data.load_annotations(annotations_path)
+    for row in data.load_references(references_path).itertuples():
+        assert spans[row.prompt_id, row.reference_id] == row.spans
+    bad = pd.read_parquet(annotations_path).assign(label="trivial")
+    write_parquet(tmp_path / "bad.parquet", bad)
+    with pytest.raises(InputError, match="trivial"):
+        data.load_annotations(tmp_path / "bad.parquet")
+
+
+def test_chosen_references_are_never_held_nested_and_change_with_the_seed(references_path):
+    frame = data.load_references(references_path)
+    chosen = {k: data.choose_references(frame, k, seed=1) for k in (1, 2, 3)}
+    for k, rows in chosen.items():
+        assert len(rows) == k * PROMPTS and not rows["held"].any()
+        assert (rows.groupby("prompt_id").size() == k).all()
+    keys = {k: set(zip(rows["prompt_id"], rows["reference_id"], strict=True)) for k, rows in chosen.items()}
+    assert keys[1] < keys[2] < keys[3]
+    assert chosen[2].equals(data.choose_references(frame.iloc[::-1], 2, seed=1).sort_values(
+        ["prompt_id", "reference_id"], ignore_index=True))  # fmt: skip
+    other = data.choose_references(frame, 1, seed=2)
+    assert not other["reference_id"].equals(chosen[1]["reference_id"])
+    with pytest.raises(InputError, match="found 3 .*expected 4"):
+        data.choose_references(frame, 4, seed=1)
