@@ -1,0 +1,168 @@
+"""References and benchmark items of the miniature language.
+
+Each set draws from one pool of contents and no content twice; pools share none (`check_disjoint`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from profit.files import InputError
+from profit.miniature.language import (
+    Problem,
+    Text,
+    annotator_styles,
+    base_style,
+    choice_problem,
+    draw_problem,
+    format_problem,
+    solve,
+    solve_choice,
+    solve_format,
+    statement,
+)
+from profit.miniature.lexicon import SLOTS
+from profit.miniature.world import World
+
+
+@dataclass(frozen=True)
+class ItemSet:
+    """How the items of one benchmark are drawn; steps None means as in the references."""
+
+    steps: int | None = None
+    rare: bool = True
+    pool: str = "test"
+    kind: str = "number"
+
+
+# The five benchmarks stand in the places of the paper's five columns; validation serves the choice of learning rates.
+ITEM_SETS = {
+    "same_length": ItemSet(),
+    "longer": ItemSet(steps=4, rare=False),
+    "choice": ItemSet(kind="choice"),
+    "longest": ItemSet(steps=5, rare=False),
+    "format": ItemSet(kind="format"),
+    "validation": ItemSet(pool="validation"),
+}
+
+
+def draw_problems(world: World, item_set: ItemSet, count: int, rng: np.random.Generator) -> list[Problem]:
+    """`count` problems of distinct content; where steps vary, each number of steps comes equally often."""
+    low, high = (item_set.steps, item_set.steps) if item_set.steps else world.reference_steps
+    rare = world.rare_in_references if item_set.rare else world.rare_in_pretraining
+    problems: dict[tuple, Problem] = {}
+    for _ in range(100 * count):
+        if len(problems) == count:
+            return list(problems.values())
+        problem = draw_problem(world, low + len(problems) % (high - low + 1), rare, item_set.pool, rng)
+        problems.setdefault(problem.content, problem)
+    raise InputError(
+        f"world: found {len(problems)} distinct problems in pool {item_set.pool!r}, expected {count}, widen the ranges"
+    )
+
+
+def draw_items(world: World, name: str, count: int) -> tuple[list[dict], list[Problem]]:
+    """The items of benchmark `name` as its lm-eval task reads them, and their problems."""
+    if name not in ITEM_SETS:
+        raise InputError(f"benchmarks.{name}: the miniature makes {', '.join(ITEM_SETS)}")
+    item_set = ITEM_SETS[name]
+    rng = np.random.default_rng([world.seed, 4, list(ITEM_SETS).index(name)])
+    problems = draw_problems(world, item_set, count, rng)
+    items = []
+    for number, problem in enumerate(problems):
+        item = {
+            "id": f"{name}_{number:04d}",
+            "prompt": statement(problem, rng),
+            "answer": str(problem.answer),
+            "kind": item_set.kind,
+            "steps": len(problem.operations),
+        }
+        if item_set.kind == "choice":
+            options, item["answer"] = choice_problem(problem, world, rng)
+            item["prompt"] += " " + options
+        elif item_set.kind == "format":
+            instructions, item["checks"] = format_problem(problem, rng)
+            item["prompt"] += " " + instructions
+        items.append(item)
+    return items, problems
+
+
+def draw_references(world: World, prompts: int, references: int, held: int) -> tuple[list[dict], list[Problem]]:
+    """Rows of references.parquet: exchangeable answers to each prompt, `held` of them, at random, never trained on."""
+    rng = np.random.default_rng([world.seed, 5])
+    styles = annotator_styles(world)
+    problems = draw_problems(world, ItemSet(pool="tuning"), prompts, rng)
+    rows = []
+    for number, problem in enumerate(problems):
+        prompt = statement(problem, rng)
+        held_out = set(rng.permutation(references)[:held].tolist())
+        for reference in range(references):
+            answer = solve(problem, world, styles[rng.integers(len(styles))], rng)
+            rows.append(
+                {
+                    "prompt_id": f"prompt_{number:04d}",
+                    "reference_id": reference,
+                    "prompt": prompt,
+                    "answer": answer.text,
+                    "held": reference in held_out,
+                    "steps": len(problem.operations),
+                    "spans": [{"start": start, "end": end, "label": label} for start, end, label in answer.spans],
+                }
+            )
+    return rows, problems
+
+
+def careful_pairs(world: World, count: int, avoid: set[tuple]) -> list[tuple[str, str]]:
+    """Fresh (prompt, answer) pairs worded like the base's own text: is there something to learn in this world?"""
+    rng = np.random.default_rng([world.seed, 6])
+    style = base_style(world)
+    pairs = []
+    while len(pairs) < count:
+        steps = int(rng.integers(world.reference_steps[0], world.reference_steps[1] + 1))
+        problem = draw_problem(world, steps, world.rare_in_references, "tuning", rng)
+        if problem.content not in avoid:
+            pairs.append((statement(problem, rng), solve(problem, world, style, rng).text))
+    return pairs
+
+
+def check_disjoint(pools: dict[str, list[Problem]]) -> None:
+    """Fail if problems used for different ends share a content (start and operations).
+
+    Args:
+        pools: by pool (tuning, validation, test), the problems drawn for it.
+
+    Raises:
+        InputError: names the two pools and the shared content.
+    """
+    owner: dict[tuple, str] = {}
+    for pool, problems in pools.items():
+        for problem in problems:
+            if problem.pool == "pretraining":
+                raise InputError(f"{pool}: problem {problem.content} is one the base may read, expected another")
+            if owner.setdefault(problem.content, pool) != pool:
+                raise InputError(f"{pool}: problem {problem.content} also stands in {owner[problem.content]}")
+
+
+def longest_answer(world: World, name: str) -> int:
+    """Tokens of the longest valid answer to benchmark `name`, end token included."""
+    item_set = ITEM_SETS[name]
+    rng = np.random.default_rng(0)
+    rare_free = World(**{**world.model_dump(), "rare_in_pretraining": 0.0, "rare_in_references": 0.0})
+    problem = draw_problems(rare_free, ItemSet(steps=item_set.steps or world.reference_steps[1]), 1, rng)[0]
+    style = _LongestStyle()
+    solvers: dict[str, Callable[[], Text]] = {
+        "number": lambda: solve(problem, world, style, rng),
+        "choice": lambda: solve_choice(problem, "A", world, style, rng),
+        "format": lambda: solve_format(
+            problem, [{"kind": kind, "text": "A"} for kind in ("starts_with", "ends_with")], world, style, rng
+        ),
+    }
+    return len(solvers[item_set.kind]().spans) + 1
+
+
+class _LongestStyle:
+    """Always the wording with the most words."""
+
+    def pick(self, slot: str, rng: np.random.Generator) -> str:
+        return max(SLOTS[slot], key=lambda wording: len(wording.split()))

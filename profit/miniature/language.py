@@ -1,0 +1,256 @@
+"""Problems and worded solutions of the miniature language, with the true label of every word.
+
+A solution states each step as an equation between replaceable phrases:
+
+    Let us see. Then, 7 apples + 5 apples = 12 apples. In the end, the answer is 12.
+
+*core*: amounts, things, operators, the equals sign, the answer: swapping one makes the solution invalid (`is_valid`);
+*replaceable*: the words of a slot's wording, any other wording of the slot serves as well; *fixed*: forced words that
+carry nothing (punctuation, "the answer is"). Core and replaceable are the core and trivial of paper §4.1, with the
+generator for an annotator.
+"""
+
+import re
+import zlib
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from profit.miniature.lexicon import INSTRUCTIONS, LETTERS, MARKERS, PEOPLE, SIGNS, SLOTS, THINGS, VERBS
+from profit.miniature.world import World
+
+CORE, REPLACEABLE, FIXED = "core", "replaceable", "fixed"
+POOLS = ("pretraining", "tuning", "validation", "test")
+_POOL_OF_BUCKET = ("pretraining",) * 13 + ("tuning",) * 2 + ("validation",) * 2 + ("test",) * 3
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A start amount and operations on it; person and thing are dress, the rest is content."""
+
+    start: int
+    operations: tuple[tuple[str, int], ...]
+    person: str
+    thing: str
+
+    @property
+    def content(self) -> tuple:
+        """What two problems must not share across pools: start and operations."""
+        return (self.start, self.operations)
+
+    @property
+    def amounts(self) -> list[int]:
+        """The running amount, from the start to the answer: steps + 1 numbers."""
+        amounts = [self.start]
+        for operation, operand in self.operations:
+            amounts.append(apply(operation, amounts[-1], operand))
+        return amounts
+
+    @property
+    def answer(self) -> int:
+        return self.amounts[-1]
+
+    @property
+    def pool(self) -> str:
+        """The pool this content belongs to: a hash of it, so that pools cannot overlap."""
+        return _POOL_OF_BUCKET[zlib.crc32(repr(self.content).encode()) % len(_POOL_OF_BUCKET)]
+
+
+@dataclass
+class Text:
+    """Words put together to readable text, with a character span and a label for each."""
+
+    text: str = ""
+    spans: list[tuple[int, int, str]] = field(default_factory=list)
+
+    def add(self, words: str, label: str) -> "Text":
+        """Append space-separated words; punctuation joins the word before it."""
+        for word in words.split():
+            if self.text and word not in ".,:?":
+                self.text += " "
+            self.spans.append((len(self.text), len(self.text) + len(word), label))
+            self.text += word
+        return self
+
+
+@dataclass(frozen=True)
+class Style:
+    """Cumulative probabilities of each slot's wordings."""
+
+    cumulative: dict[str, np.ndarray]
+
+    def pick(self, slot: str, rng: np.random.Generator) -> str:
+        return SLOTS[slot][int(np.searchsorted(self.cumulative[slot], rng.random()))]
+
+
+def base_style(world: World) -> Style:
+    """The base's wordings: a Zipf law over an order of the wordings drawn from the world's seed."""
+    return _style({slot: _base_preference(world, slot) for slot in SLOTS})
+
+
+def annotator_styles(world: World) -> list[Style]:
+    """The annotators' wordings: the base's log-preference times `wording_lean`, plus habits of their own."""
+    rng = np.random.default_rng([world.seed, 2])
+    return [
+        _style(
+            {
+                slot: world.wording_lean * _base_preference(world, slot) + rng.normal(0, world.habit, len(SLOTS[slot]))
+                for slot in SLOTS
+            }
+        )
+        for _ in range(world.annotators)
+    ]
+
+
+def _base_preference(world: World, slot: str) -> np.ndarray:
+    order = np.random.default_rng([world.seed, 1, len(slot)]).permutation(len(SLOTS[slot]))
+    return -world.wording_exponent * np.log1p(order)
+
+
+def _style(preferences: dict[str, np.ndarray]) -> Style:
+    cumulative = {}
+    for slot, preference in preferences.items():
+        weights = np.exp(preference - preference.max())
+        cumulative[slot] = np.cumsum(weights / weights.sum())
+        cumulative[slot][-1] = 1.0
+    return Style(cumulative)
+
+
+def apply(operation: str, amount: int, operand: int) -> int:
+    """The amount after one operation."""
+    return {"add": amount + operand, "subtract": amount - operand, "multiply": amount * operand}[operation]
+
+
+def draw_problem(world: World, steps: int, rare: float, pool: str, rng: np.random.Generator) -> Problem:
+    """A problem of `steps` operations whose amounts stay within 0 … `largest`, from the given pool of contents."""
+    while True:
+        amount = start = int(rng.integers(world.start[0], world.start[1] + 1))
+        operations = []
+        for _ in range(steps):
+            if rng.random() < rare:
+                operation, operand = "multiply", int(rng.integers(2, 4))
+            else:
+                operation = "add" if rng.random() < 0.5 else "subtract"
+                operand = int(rng.integers(world.amount[0], world.amount[1] + 1))
+            amount = apply(operation, amount, operand)
+            if not 0 < amount <= world.largest:
+                break
+            operations.append((operation, operand))
+        else:
+            problem = Problem(
+                start, tuple(operations), PEOPLE[rng.integers(len(PEOPLE))], THINGS[rng.integers(len(THINGS))]
+            )
+            if problem.pool == pool:
+                return problem
+
+
+def statement(problem: Problem, rng: np.random.Generator) -> str:
+    """The problem in words, ending with the question."""
+    person, thing = problem.person, problem.thing
+    sentences = [f"{person} has {problem.start} {thing}."]
+    for operation, operand in problem.operations:
+        if operation == "multiply":
+            sentences.append(f"{person} {VERBS[operation][operand]} the {thing}.")
+        else:
+            verbs = VERBS[operation]
+            sentences.append(f"{person} {verbs[rng.integers(len(verbs))]} {operand} {thing}.")
+    sentences.append(f"How many {thing} does {person} have?")
+    return " ".join(sentences)
+
+
+def solve(problem: Problem, world: World, style: Style, rng: np.random.Generator) -> Text:
+    """A worded solution that ends with the number."""
+    solution = _steps(problem, world, style, rng, problem.thing)
+    return (
+        solution.add(style.pick("closer", rng), REPLACEABLE)
+        .add(", the answer is", FIXED)
+        .add(str(problem.answer), CORE)
+        .add(".", FIXED)
+    )
+
+
+def _steps(problem: Problem, world: World, style: Style, rng: np.random.Generator, thing: str) -> Text:
+    solution = Text().add(style.pick("opener", rng), REPLACEABLE).add(".", FIXED)
+    amount = problem.start
+    for operation, operand in problem.operations:
+        solution.add(style.pick("connector", rng), REPLACEABLE).add(",", FIXED)
+        result = apply(operation, amount, operand)
+        left, right = amount, operand
+        if operation == "add" and rng.random() < world.swapped:
+            left, right = operand, amount
+        unit = "" if operation == "multiply" else thing
+        solution.add(f"{left} {thing} {SIGNS[operation]} {right} {unit} = {result} {thing}", CORE).add(".", FIXED)
+        amount = result
+    return solution
+
+
+def is_valid(problem: Problem, text: str) -> bool:
+    """Whether the text derives the answer: each step as a true equation, in order, then the answer."""
+    number, thing = r"(\d+)", re.escape(problem.thing)
+    equations = re.findall(rf"{number} {thing} ([-+*]) {number}( {thing})? = {number} {thing}\.", text)
+    answers = re.findall(r"the answer is (\d+)\.", text)
+    if (
+        len(equations) != len(problem.operations)
+        or text.count("=") != len(equations)
+        or answers != [str(problem.answer)]
+    ):
+        return False
+    for (operation, operand), amount, result, found in zip(
+        problem.operations, problem.amounts, problem.amounts[1:], equations, strict=False
+    ):
+        left, sign, right, unit, stated = found
+        operands = {(amount, operand)} | ({(operand, amount)} if operation == "add" else set())
+        if sign != SIGNS[operation] or (int(left), int(right)) not in operands or int(stated) != result:
+            return False
+        if bool(unit) == (operation == "multiply"):
+            return False
+    return True
+
+
+def choice_problem(problem: Problem, world: World, rng: np.random.Generator) -> tuple[str, str]:
+    """The four options as a sentence, and the right letter; wrong options lie near the answer."""
+    near = [
+        n for n in range(max(1, problem.answer - 9), min(world.largest, problem.answer + 9) + 1) if n != problem.answer
+    ]
+    options = [problem.answer, *rng.choice(near, 3, replace=False).tolist()]
+    rng.shuffle(options)
+    listed = ", ".join(f"{option}: {letter}" for option, letter in zip(options, LETTERS, strict=True))
+    return f"Options: {listed}.", LETTERS[options.index(problem.answer)]
+
+
+def solve_choice(problem: Problem, letter: str, world: World, style: Style, rng: np.random.Generator) -> Text:
+    """A worded solution that ends with the number and its letter."""
+    solution = _steps(problem, world, style, rng, problem.thing).add(style.pick("closer", rng), REPLACEABLE)
+    return solution.add(", the answer is", FIXED).add(f"{problem.answer} : {letter}", CORE).add(".", FIXED)
+
+
+def format_problem(problem: Problem, rng: np.random.Generator) -> tuple[str, list[dict]]:
+    """Instructions about the output's form, as sentences, and the checks that verify them."""
+    kinds = ["answer_only"]
+    if rng.random() > 0.15:
+        kinds = [kind for kind in ("starts_with", "ends_with", "no_word") if rng.random() < 0.6]
+    checks = []
+    for kind in kinds or ["starts_with"]:
+        words = {"no_word": problem.thing, "answer_only": ""}
+        checks.append({"kind": kind, "text": words.get(kind, MARKERS[rng.integers(len(MARKERS))])})
+    sentences = [INSTRUCTIONS[c["kind"]].format(word=c["text"], thing=c["text"]) for c in checks]
+    return " ".join(sentences), checks
+
+
+def solve_format(problem: Problem, checks: list[dict], world: World, style: Style, rng: np.random.Generator) -> Text:
+    """A worded solution that follows the instructions."""
+    asked = {check["kind"]: check["text"] for check in checks}
+    if "answer_only" in asked:
+        return Text().add(str(problem.answer), CORE).add(".", FIXED)
+    solution = Text()
+    if "starts_with" in asked:
+        solution.add(asked["starts_with"], CORE).add(".", FIXED)
+    steps = _steps(problem, world, style, rng, "" if "no_word" in asked else problem.thing)
+    for start, end, label in steps.spans:
+        solution.add(steps.text[start:end], label)
+    solution.add(style.pick("closer", rng), REPLACEABLE).add(", the answer is", FIXED).add(
+        str(problem.answer), CORE
+    ).add(".", FIXED)
+    if "ends_with" in asked:
+        solution.add(asked["ends_with"], CORE).add(".", FIXED)
+    return solution
