@@ -1,0 +1,141 @@
+"""From a study to its runs: every model x method x seed with all its settings, the sweeps included.
+
+A sweep makes derived methods: `profit_tau0.3`, `sft_rank16`, `sft_epochs`, `sft_5ref_steps`. One whose settings are those
+of a method that exists already *is* that method: tau 0.1 of the threshold sweep is `profit`. The runs that choose the
+learning rate (`sft_lr0.0003`) keep names of their own, whatever rate is chosen.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from profit.files import canonical_json
+from profit.study import OBJECTIVE_SETTINGS, Benchmark, Method, Study, seed_list
+
+GROUPS = ("main", "threshold", "lora_rank", "epochs", "overfitting", "tune")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model x method x seed."""
+
+    leaf: dict[str, Any]
+    label: str
+    groups: tuple[str, ...]
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """(model, method, seed), which name its files."""
+        return self.leaf["model"], self.leaf["method"], self.leaf["seed"]
+
+    @property
+    def trained(self) -> bool:
+        """Whether there is anything to train."""
+        return self.leaf["objective"]["name"] != "none"
+
+    @property
+    def checkpoints(self) -> list[str]:
+        """Checkpoints to evaluate: every epoch's where they are kept, else the final one."""
+        if self.leaf["keep_epochs"]:
+            return [f"epoch{epoch + 1}" for epoch in range(self.leaf["training"]["epochs"])]
+        return ["final"]
+
+    @property
+    def json(self) -> str:
+        """The leaf as jobs get it; two runs with equal text are the same work."""
+        return canonical_json(self.leaf)
+
+
+def expand(study: Study) -> dict[tuple[str, str, int], Run]:
+    """All runs of a study by (model, method, seed), those of the tuning of the learning rate last."""
+    methods: dict[str, tuple[str, dict[str, Any]]] = {}
+    names: dict[str, str] = {}
+    seeds: dict[str, dict[int, list[str]]] = {}
+    for group, name, label, settings, wanted in _methods(study):
+        if group != "tune":
+            name = names.setdefault(canonical_json(settings), name)
+        methods.setdefault(name, (label, settings))
+        for seed in wanted:
+            seeds.setdefault(name, {}).setdefault(seed, []).append(group)
+    runs = [
+        Run({"model": model, "method": name, "seed": seed, **settings}, label, tuple(dict.fromkeys(groups)))
+        for model in study.models
+        for name, (label, settings) in methods.items()
+        for seed, groups in sorted(seeds[name].items())
+    ]
+    runs.sort(key=lambda run: GROUPS.index(run.groups[0]))
+    return {run.key: run for run in runs}
+
+
+def benchmarks_of(study: Study, run: Run) -> dict[str, Benchmark]:
+    """What the run is evaluated on: the study's benchmarks, or the validation problems while tuning."""
+    if run.groups[0] == "tune":
+        return {"validation": study.tune.validation}
+    return dict(study.benchmarks)
+
+
+def _methods(study: Study) -> list[tuple[str, str, str, dict[str, Any], list[int]]]:
+    """(group, name, label, settings, seeds) of the main methods, then of the sweeps in their order."""
+    sweeps, methods = study.sweeps, study.methods
+    found = [
+        ("main", name, method.label or name, _settings(study, method), seed_list(method.seeds))
+        for name, method in methods.items()
+    ]
+
+    def derive(
+        group: str, base: str, suffix: str, seeds: int | list[int], keep_epochs: bool = False, **changes: Any
+    ) -> None:
+        method = methods[base].model_copy(update=changes)
+        label = f"{methods[base].label or base} {suffix.replace('_', ' ')}"
+        settings = _settings(study, method, keep_epochs)
+        found.append((group, f"{base}_{suffix}", label, settings, seed_list(seeds)))
+
+    if sweep := sweeps.threshold:
+        for base in sweep.methods:
+            for tau in sweep.tau:
+                derive("threshold", base, f"tau{tau:g}", sweep.seeds, tau=tau)
+    if sweep := sweeps.lora_rank:
+        for base in sweep.methods:
+            for rank in sweep.rank:
+                derive("lora_rank", base, f"rank{rank}", sweep.seeds, rank=rank)
+    if sweep := sweeps.epochs:
+        for base in sweep.methods:
+            derive("epochs", base, "epochs", sweep.seeds, keep_epochs=True, epochs=sweep.epochs)
+    if sweep := sweeps.overfitting:
+        for count in sweep.references:
+            for budget in sweep.budgets:
+                suffix = f"{count}ref" + ("_steps" if budget == "steps" else "")
+                derive("overfitting", sweep.method, suffix, sweep.seeds, references=count, budget=budget)
+    if tune := study.tune:
+        for rate in tune.learning_rates:
+            derive("tune", tune.method, f"lr{rate:g}", tune.seeds, learning_rate=rate)
+    return found
+
+
+def _settings(study: Study, method: Method, keep_epochs: bool = False) -> dict[str, Any]:
+    """The leaf of a method without model, method and seed; defaults filled, equal work written equally."""
+    objective = {"name": method.objective}
+    if method.objective == "none":
+        nothing = dict.fromkeys(("tuning", "training", "paired_with", "budget"))
+        return {"objective": objective, "references": 0, "keep_epochs": False, **nothing}
+    for key, default in OBJECTIVE_SETTINGS[method.objective].items():
+        value = getattr(method, key)
+        objective[key] = default if value is None else value
+    objective["normaliser"] = method.normaliser or "all"
+    training = study.training.model_dump()
+    if method.rank is not None:
+        training["learning_rate"] = study.lora.learning_rate
+    training["epochs"] = method.epochs or training["epochs"]
+    training["learning_rate"] = method.learning_rate or training["learning_rate"]
+    tuning: dict[str, Any] = {"kind": "full"}
+    if method.rank is not None:
+        alpha = method.rank * study.lora.alpha_per_rank
+        tuning = {"kind": "lora", "rank": method.rank, "alpha": alpha, "target_modules": study.lora.target_modules}
+    return {
+        "objective": objective,
+        "references": method.references,
+        "budget": method.budget if method.references > 1 else "epochs",
+        "tuning": tuning,
+        "training": training,
+        "keep_epochs": keep_epochs,
+        "paired_with": method.paired_with,
+    }

@@ -1,0 +1,368 @@
+"""The schema of a study: one YAML file with models, data, methods, sweeps, benchmarks and analysis.
+
+Everything is typed and an unknown key is an error, so that a typing mistake stops before any job starts. A missing key
+takes the default written here. `profit.runs` expands the methods and sweeps.
+
+    python -m profit.study check workflow/studies/miniature.yaml
+    python -m profit.study schema > workflow/studies/study.schema.json
+"""
+
+import argparse
+import difflib
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
+
+from profit.files import InputError
+from profit.miniature.world import Pretraining, Range, Share, Strict, World
+from profit.strict_yaml import line_of, load_yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+TASKS = ROOT / "workflow" / "benchmarks"
+
+# What a method may set for its objective, with defaults; the equations are in profit.objectives.
+OBJECTIVE_SETTINGS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "sft": {},
+    "profit": {"tau": 0.1, "direction": "higher"},
+    "random": {},
+    "dft": {},
+    "entropy": {"share": 0.2},
+}
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.]*$")]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Seeds = Count | list[Annotated[int, Field(ge=0)]]
+
+
+class Model(Strict):
+    """A base model; `miniature` is pretrained by the study itself."""
+
+    source: Literal["miniature"] = "miniature"
+    pretraining: Pretraining = Pretraining()
+
+
+class Data(Strict):
+    """The references: `prompts` problems with `references` answers each, of which `held` are never trained on."""
+
+    prompts: Count = 300
+    references: Count = 8
+    held: Annotated[int, Field(ge=0)] = 3
+
+    @model_validator(mode="after")
+    def _some_are_trained(self) -> "Data":
+        if self.held >= self.references:
+            raise ValueError(f"held: found {self.held}, expected less than references = {self.references}")
+        return self
+
+
+class Training(Strict):
+    """Optimisation, the same for every method unless its block says otherwise."""
+
+    epochs: Count = 3
+    batch_size: Count = 16
+    micro_batch_size: Count = 16
+    learning_rate: Positive = 1e-4
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: Share = Field(0.1, description="share of the steps")
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Positive = 1.0
+    max_length: Count = Field(256, description="tokens of prompt and answer; a longer one is an error")
+
+    @model_validator(mode="after")
+    def _whole_micro_batches(self) -> "Training":
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"micro_batch_size: found {self.micro_batch_size}, expected a divisor of {self.batch_size}"
+            )
+        return self
+
+
+class Lora(Strict):
+    """LoRA tuning: alpha = rank x alpha_per_rank."""
+
+    learning_rate: Positive = 1e-3
+    alpha_per_rank: Positive = 2
+    target_modules: str | list[str] = "all-linear"
+
+
+class Method(Strict):
+    """One objective with its settings, number of references and kind of tuning; `none` leaves the base as it is."""
+
+    label: str | None = Field(None, description="how figures and tables call it; default: its name")
+    objective: Literal["none", "sft", "profit", "random", "dft", "entropy"]
+    tau: Share | None = Field(None, description="probability threshold of profit")
+    direction: Literal["higher", "lower"] | None = Field(None, description="side of tau that profit keeps")
+    share: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="share of tokens that entropy keeps")
+    normaliser: Literal["all", "kept"] | None = Field(None, description="tokens the loss is divided by; default: all")
+    references: Count = Field(1, description="trained references a prompt (K)")
+    budget: Literal["epochs", "steps"] = Field("epochs", description="steps: as many steps as one reference gets")
+    rank: Count | None = Field(None, description="LoRA rank; default: full fine-tuning")
+    learning_rate: Positive | None = Field(None, description="default: that of training, or of lora with a rank")
+    epochs: Count | None = Field(None, description="default: that of training")
+    paired_with: Name | None = Field(None, description="method whose kept share a step is copied (random)")
+    seeds: Seeds = 5
+
+    @model_validator(mode="after")
+    def _settings_of_the_objective(self) -> "Method":
+        allowed = OBJECTIVE_SETTINGS[self.objective]
+        for key in ("tau", "direction", "share"):
+            if getattr(self, key) is not None and key not in allowed:
+                raise ValueError(f"{key}: found {getattr(self, key)!r}, expected no such key with {self.objective}")
+        if (self.objective == "random") != (self.paired_with is not None):
+            raise ValueError(
+                f"paired_with: found {self.paired_with!r}, expected a method with random, else no such key"
+            )
+        return self
+
+
+class ThresholdSweep(Strict):
+    """Each method at each tau."""
+
+    methods: list[Name]
+    tau: list[Share]
+    seeds: Seeds = 1
+
+
+class RankSweep(Strict):
+    """Each method tuned by LoRA of each rank."""
+
+    methods: list[Name]
+    rank: list[Count]
+    seeds: Seeds = 1
+
+
+class EpochSweep(Strict):
+    """One run a method and seed of so many epochs, each epoch's checkpoint evaluated."""
+
+    methods: list[Name]
+    epochs: Count
+    seeds: Seeds = 1
+
+
+class OverfittingSweep(Strict):
+    """One method on more and more references a prompt, at equal steps and at equal epochs."""
+
+    method: Name
+    references: list[Count]
+    budgets: list[Literal["steps", "epochs"]] = ["steps", "epochs"]
+    seeds: Seeds = 3
+
+
+class Sweeps(Strict):
+    """Descriptive sweeps; a sweep that is left out is not run and its figure not drawn."""
+
+    threshold: ThresholdSweep | None = None
+    lora_rank: RankSweep | None = None
+    epochs: EpochSweep | None = None
+    overfitting: OverfittingSweep | None = None
+
+
+class Benchmark(Strict):
+    """An lm-eval task of workflow/benchmarks with its problems and limits."""
+
+    task: Name
+    kind: Literal["number", "choice", "format"] = "number"
+    steps: Range = Field(description="fewest and most steps of its problems")
+    questions: Count = 100
+    samples: Count = Field(2, description="answers a question; accuracy is their mean")
+    max_new_tokens: Count
+    tight_tokens: Count = Field(description="a second limit: correct answers within it count for accuracy_tight")
+    chance: Share = 0.0
+    paper: str | None = Field(None, description="benchmark of the paper in whose place it stands")
+
+
+class Tune(Strict):
+    """Choice of the learning rate (target `tune`): best mean accuracy on validation problems, at seeds of its own."""
+
+    method: Name = "sft"
+    learning_rates: list[Positive]
+    seeds: list[Annotated[int, Field(ge=0)]]
+    validation: Benchmark
+
+
+class Decoding(Strict):
+    """Sampling of answers, the paper's by default; the batch size is fixed because it decides the random draws."""
+
+    temperature: Positive = 0.7
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.8
+    top_k: Count = 20
+    batch_size: Count = 100
+
+
+class Analysis(Strict):
+    """Correlation of probability with importance."""
+
+    annotators: list[Literal["truth", "agreement"]] = ["truth", "agreement"]
+    taus: list[Share] = [0.1, 0.3, 0.5, 0.7, 0.9]
+    resamples: Count = 2000
+    seed: int = 0
+
+
+class Study(Strict):
+    """A whole study."""
+
+    name: Name
+    models: dict[Name, Model]
+    world: World = World()
+    data: Data = Data()
+    training: Training = Training()
+    lora: Lora = Lora()
+    methods: dict[Name, Method]
+    sweeps: Sweeps = Sweeps()
+    tune: Tune | None = None
+    benchmarks: dict[Name, Benchmark]
+    decoding: Decoding = Decoding()
+    analysis: Analysis = Analysis()
+
+    @model_validator(mode="after")
+    def _references_exist(self) -> "Study":
+        for name, method in self.methods.items():
+            self._enough_references(f"methods.{name}.references", method.references)
+            if method.paired_with is not None:
+                paired = self._known_method(f"methods.{name}.paired_with", method.paired_with)
+                lacking = sorted(set(seed_list(method.seeds)) - set(seed_list(paired.seeds)))
+                if lacking:
+                    raise ValueError(
+                        f"methods.{name}.seeds: found {lacking}, expected only seeds of {method.paired_with}"
+                    )
+        for sweep in ("threshold", "lora_rank", "epochs"):
+            for method in getattr(getattr(self.sweeps, sweep), "methods", []):
+                found = self._known_method(f"sweeps.{sweep}.methods", method)
+                if sweep == "threshold" and found.objective != "profit":
+                    raise ValueError(f"sweeps.threshold.methods: found {method}, expected methods with a tau (profit)")
+        if self.sweeps.overfitting:
+            self._known_method("sweeps.overfitting.method", self.sweeps.overfitting.method)
+            for count in self.sweeps.overfitting.references:
+                self._enough_references("sweeps.overfitting.references", count)
+        if self.tune:
+            self._known_method("tune.method", self.tune.method)
+            used = {seed for method in self.methods.values() for seed in seed_list(method.seeds)}
+            if used & set(self.tune.seeds):
+                raise ValueError(
+                    f"tune.seeds: found {sorted(used & set(self.tune.seeds))}, expected seeds used nowhere else"
+                )
+            if self.training.learning_rate not in self.tune.learning_rates:
+                rates = self.tune.learning_rates
+                raise ValueError(
+                    f"training.learning_rate: found {self.training.learning_rate}, expected one of {rates}"
+                )
+        for where, benchmark in [*self.benchmarks.items(), *([("tune", self.tune.validation)] if self.tune else [])]:
+            tasks = sorted(path.stem for path in TASKS.glob("[!_]*.yaml"))
+            if benchmark.task not in tasks:
+                raise ValueError(f"benchmarks.{where}.task: {unknown(benchmark.task, tasks)}")
+        return self
+
+    def _known_method(self, where: str, name: str) -> Method:
+        if name not in self.methods:
+            raise ValueError(f"{where}: {unknown(name, self.methods)}")
+        return self.methods[name]
+
+    def _enough_references(self, where: str, count: int) -> None:
+        most = self.data.references - self.data.held
+        if count > most:
+            raise ValueError(f"{where}: found {count}, expected at most data.references - data.held = {most}")
+
+
+def seed_list(seeds: int | list[int]) -> list[int]:
+    """5 means the seeds 0 to 4; a list means itself."""
+    return list(range(seeds)) if isinstance(seeds, int) else seeds
+
+
+def load_study(path: str | Path) -> Study:
+    """Read and check a study file.
+
+    Raises:
+        InputError: with one line an error: file, line, key path, what was found, what is allowed, the nearest name.
+    """
+    content, node = load_yaml(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: found {type(content).__name__}, expected a mapping with the keys {_keys(Study)}")
+    try:
+        return Study.model_validate(content)
+    except ValidationError as error:
+        sentences: dict[str, list[str]] = {}
+        for item in error.errors():
+            where, what = _sentence(path, node, item)
+            sentences.setdefault(where, []).append(what)
+        raise InputError("\n".join(f"{where}: {', or '.join(what)}" for where, what in sentences.items())) from None
+
+
+def unknown(found: Any, allowed: Any) -> str:
+    """A sentence that names what was found, the nearest allowed name, and all allowed names."""
+    names = [str(name) for name in allowed]
+    near = difflib.get_close_matches(str(found), names, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"found {str(found)!r}, expected one of {', '.join(names)}{hint}"
+
+
+def _sentence(path: str | Path, node: yaml.Node, error: Any) -> tuple[str, str]:
+    """One pydantic error as ("file:line: key.path", "found …, expected …")."""
+    keys = tuple(key for key in error["loc"] if key != "[key]" and not str(key).startswith(("list[", "constrained")))
+    what = error["msg"].removeprefix("Value error, ")
+    kind = error["type"]
+    if kind == "value_error":
+        inner, _, rest = what.partition(": ")
+        keys, what = (*keys, *inner.split(".")), rest
+    elif kind == "extra_forbidden":
+        what = unknown(keys[-1], _keys(_schema_at(keys[:-1])))
+        keys = keys[:-1]
+    elif kind == "literal_error":
+        what = unknown(
+            error["input"], [part.strip("' ") for part in error["ctx"]["expected"].replace(" or ", ", ").split(",")]
+        )
+    elif kind == "missing":
+        what = f"not found, expected among the keys {_keys(_schema_at(keys[:-1]))}"
+    else:
+        what = f"found {error['input']!r}, expected: {what[0].lower()}{what[1:]}"
+    return f"{path}:{line_of(node, keys)}: {'.'.join(str(key) for key in keys) or 'study'}", what
+
+
+def _keys(schema: Any) -> list[str]:
+    return list(schema.model_fields) if schema is not None else []
+
+
+def _schema_at(keys: tuple[Any, ...]) -> type[BaseModel] | None:
+    """The block of the schema that the key path leads to."""
+    schema: Any = Study
+    for key in keys:
+        schema = schema.model_fields[key].annotation if _is_block(schema) else get_args(schema)[-1]
+        if not _is_block(schema) and get_origin(schema) is not dict:
+            schema = next((part for part in get_args(schema) if _is_block(part)), schema)
+    return schema if _is_block(schema) else None
+
+
+def _is_block(schema: Any) -> bool:
+    return isinstance(schema, type) and issubclass(schema, BaseModel)
+
+
+def json_schema() -> str:
+    """The JSON schema that editors use to complete and check a study file."""
+    return json.dumps(Study.model_json_schema(), indent=1, ensure_ascii=False) + "\n"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Check study files, or print the JSON schema."""
+    parser = argparse.ArgumentParser(prog="python -m profit.study", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("schema", help="print the JSON schema")
+    commands.add_parser("check", help="check study files").add_argument("files", nargs="+")
+    arguments = parser.parse_args(argv)
+    if arguments.command == "schema":
+        print(json_schema(), end="")
+        return
+    for file in arguments.files:
+        try:
+            study = load_study(file)
+        except InputError as error:
+            sys.exit(str(error))
+        print(f"{file}: {study.name}, {len(study.methods)} methods, {len(study.benchmarks)} benchmarks")
+
+
+if __name__ == "__main__":
+    main()
