@@ -1,0 +1,198 @@
+"""Log-probability, entropy and rank of every reference token under a model (paper §4.1: what Figure 3 is drawn from).
+
+For target token y_t after prompt x and earlier targets y_<t, with p = softmax of the model's logits in float32:
+log p(y_t | x, y_<t); entropy -sum_v p_v log p_v in nats; rank = number of vocabulary entries with a larger logit.
+The end token is a target too. Without gradients; answers of like length share a batch, which cannot change a value
+beyond rounding.
+
+    python -m profit.score --model DIR --references references.parquet --output scores.parquet
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from peft import PeftModel
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from profit import provenance
+from profit.data import Encoded, check_tokenizer, encode_all, load_references
+from profit.files import InputError, read_parquet_metadata, write_parquet
+
+log = logging.getLogger(__name__)
+
+# On a CPU, batches that stay in its cache are faster than larger ones.
+BATCH_TOKENS = 2048
+
+
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model folder; InputError without chat template or end token."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    check_tokenizer(tokenizer, folder)
+    return tokenizer
+
+
+def load_model(folder: str | Path, adapter: str | Path | None = None) -> PreTrainedModel | PeftModel:
+    """Load a model folder in float32, with a peft adapter on top, on the GPU where there is one; dropout off."""
+    for path in filter(None, (folder, adapter)):
+        if not any((Path(path) / name).is_file() for name in ("config.json", "adapter_config.json")):
+            raise InputError(f"{path}: found no config.json or adapter_config.json, expected a model folder")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def token_statistics(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Log-probability, entropy (nats) and rank of targets (n,) under logits (n, vocabulary); each of shape (n,)."""
+    logits = logits.float()
+    rank = (logits > logits.gather(1, targets[:, None])).sum(dim=1)
+    logprobs = torch.log_softmax(logits, dim=-1)
+    target = logprobs.gather(1, targets[:, None])[:, 0]
+    # An excluded entry has log-probability -inf and adds nothing; 0 * -inf would be NaN.
+    entropy = -(logprobs.exp() * logprobs.clamp_min(torch.finfo(torch.float32).min)).sum(dim=1)
+    return target, entropy, rank
+
+
+@torch.inference_mode()
+def score_batch(
+    model: torch.nn.Module, batch: list[Encoded], pad: int
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Score the targets of a few encoded answers; one (logprob, entropy, rank) each, arrays of shape (targets,)."""
+    lengths = torch.tensor([len(item.input_ids) for item in batch])
+    firsts = torch.tensor([item.prompt_length for item in batch])
+    width, first = int(lengths.max()), int(firsts.min())
+    ids = torch.full((len(batch), width), pad)
+    for row, item in enumerate(batch):
+        ids[row, : len(item.input_ids)] = torch.tensor(item.input_ids)
+    places = torch.arange(width)
+    ids = ids.to(model.device)
+    # Padding stands on the right, where a causal model's targets cannot see it: no (slower) attention mask is needed.
+    # Logits at place t predict token t + 1; those before the first target of the batch are not computed.
+    logits = model(input_ids=ids, use_cache=False, logits_to_keep=width - first + 1).logits[:, :-1]
+    is_target = ((places >= firsts[:, None]) & (places < lengths[:, None]))[:, first:].to(model.device)
+    values = [tensor.cpu().numpy() for tensor in token_statistics(logits[is_target], ids[:, first:][is_target])]
+    cuts = (lengths - firsts).cumsum(0).tolist()[:-1]
+    return list(zip(*(np.split(value, cuts) for value in values), strict=True))
+
+
+def score_frame(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    frame: pd.DataFrame,
+    batch_tokens: int = BATCH_TOKENS,
+) -> pd.DataFrame:
+    """Score every target token of the answers in `frame` (columns prompt_id, reference_id, prompt, answer).
+
+    Args:
+        batch_tokens: most tokens, padding included, of one forward pass; one answer is always allowed.
+
+    Returns:
+        One row a target token in the order of `frame`: prompt_id, reference_id, position (0 = first of answer),
+        token_id, token, start, end (characters of the answer; -1, -1 for the end token),
+        logprob, entropy (nats), rank.
+
+    Raises:
+        InputError: no row, an answer longer than the model's context, or a model that gives NaN.
+    """
+    if frame.empty:
+        raise InputError("references: found no row, expected at least one answer to score")
+    encoded = encode_all(tokenizer, frame.prompt.tolist(), frame.answer.tolist())
+    context = getattr(model.config, "max_position_embeddings", None)
+    for item, name, number in zip(encoded, frame.prompt_id, frame.reference_id, strict=True):
+        if context is not None and len(item.input_ids) > context:
+            raise InputError(
+                f"prompt {name}, reference {number}: found {len(item.input_ids)} tokens, "
+                f"expected at most the model's context of {context}"
+            )
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    scored: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = [()] * len(encoded)
+    with tqdm(total=len(encoded), desc="scoring", unit="answer", mininterval=2) as progress:
+        for rows in batches([len(item.input_ids) for item in encoded], batch_tokens):
+            for row, values in zip(rows, score_batch(model, [encoded[row] for row in rows], pad), strict=True):
+                scored[row] = values
+            progress.update(len(rows))
+    return token_table(tokenizer, frame, encoded, scored)
+
+
+def batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:
+    """Group row numbers by length so that rows times the longest length stays within `batch_tokens`."""
+    groups: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if not groups or (len(groups[-1]) + 1) * lengths[row] > batch_tokens:
+            groups.append([])
+        groups[-1].append(row)
+    return groups
+
+
+def token_table(
+    tokenizer: PreTrainedTokenizerBase,
+    frame: pd.DataFrame,
+    encoded: list[Encoded],
+    scored: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
+) -> pd.DataFrame:
+    """Put encoded answers and their scores together to one row a target token."""
+    counts = np.array([len(item.spans) for item in encoded])
+    spans = np.array([span for item in encoded for span in item.spans], dtype=np.int32)
+    ids = np.array([token for item in encoded for token in item.input_ids[item.prompt_length :]], dtype=np.int64)
+    words = {int(token): tokenizer.convert_ids_to_tokens(int(token)) for token in np.unique(ids)}
+    logprob, entropy, rank = (np.concatenate(values) for values in zip(*scored, strict=True))
+    table = pd.DataFrame(
+        {
+            "prompt_id": np.repeat(frame.prompt_id.to_numpy(), counts),
+            "reference_id": np.repeat(frame.reference_id.to_numpy(), counts),
+            "position": np.concatenate([np.arange(count, dtype=np.int32) for count in counts]),
+            "token_id": ids,
+            "token": [words[token] for token in ids.tolist()],
+            "start": spans[:, 0],
+            "end": spans[:, 1],
+            "logprob": logprob.astype(np.float32),
+            "entropy": entropy.astype(np.float32),
+            "rank": rank.astype(np.int32),
+        }
+    )
+    broken = table[~np.isfinite(table.logprob) | ~np.isfinite(table.entropy)]
+    if len(broken):
+        row = broken.iloc[0]
+        raise InputError(
+            f"prompt {row.prompt_id}, reference {row.reference_id}, position {row.position}: found log-probability "
+            f"{row.logprob} and entropy {row.entropy}, expected finite numbers ({len(broken)} such tokens)"
+        )
+    return table
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Score every reference token under a model.")
+    parser.add_argument("--model", required=True, help="Hugging Face model folder")
+    parser.add_argument("--references", required=True, help="references.parquet")
+    parser.add_argument("--output", required=True, help="Parquet, one row a target token")
+    parser.add_argument("--batch-tokens", type=int, default=BATCH_TOKENS, help="tokens of one forward pass")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    logging.basicConfig(level=logging.INFO)
+    args = make_parser().parse_args(argv)
+    if args.batch_tokens < 1:
+        raise InputError(f"--batch-tokens: found {args.batch_tokens}, expected at least 1")
+    world = read_parquet_metadata(args.references).get("provenance", {}).get("world")
+    with provenance.job("score", settings={"model": args.model}, world=world) as job:
+        references = load_references(args.references)
+        scores = score_frame(load_model(args.model), load_tokenizer(args.model), references, args.batch_tokens)
+        job.tokens(len(scores), "scored")
+        write_parquet(args.output, scores, {"provenance": job.record()})
+    log.info(
+        "%s: %d tokens of %d answers, mean probability %.3f",
+        args.output,
+        len(scores),
+        len(references),
+        np.exp(scores.logprob.to_numpy(np.float64)).mean(),
+    )
+
+
+if __name__ == "__main__":
+    main()
