@@ -67,11 +67,11 @@ def test_any_wording_of_a_slot_serves_as_well():
 
 def test_a_wrong_or_incomplete_derivation_is_not_valid():
     problem = Problem(7, (("add", 5), ("multiply", 2)), "Mia", "pens")
-    right = "Sure. Then, 5 pens + 7 pens = 12 pens. Now, 12 pens * 2 = 24 pens. So, the answer is 24."
+    right = "Then, 5 + 7 = 12 pens. Now, 12 * 2 = 24 pens. So, the answer is 24."
     assert is_valid(problem, right)
     for old, new in (
         ("12 pens. Now", "13 pens. Now"), ("= 24", "= 25"), ("answer is 24", "answer is 12"), ("* 2", "* 3"),
-        ("Then, 5 pens + 7 pens = 12 pens. ", ""), ("5 pens + 7 pens", "6 pens + 6 pens"), ("12 pens *", "12 cups *"),
+        ("Then, 5 + 7 = 12 pens. ", ""), ("5 + 7", "6 + 6"), ("24 pens", "24 cups"),
         (" So, the answer is 24.", ""),
     ):  # fmt: skip
         assert old in right and not is_valid(problem, right.replace(old, new)), (old, new)
@@ -171,4 +171,4 @@ def test_statement_names_every_amount():
     rng = np.random.default_rng(0)
     problem = Problem(7, (("add", 5), ("multiply", 3)), "Mia", "pens")
     text = statement(problem, rng)
-    assert text.startswith("Mia has 7 pens.") and " 5 pens." in text and "Mia triples the pens." in text
+    assert text.startswith("Mia has 7 pens, ") and " 5, triples them. How many pens now?" in text

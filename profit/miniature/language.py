@@ -2,7 +2,8 @@
 
 A solution states each step as an equation between replaceable phrases:
 
-    Let us see. Then, 7 apples + 5 apples = 12 apples. In the end, the answer is 12.
+    Mia has 7 pens, buys 5, loses 3. How many pens now?
+    From here, 7 + 5 = 12 pens. Next, 12 - 3 = 9 pens. In the end, the answer is 9.
 
 *core*: amounts, things, operators, the equals sign, the answer: swapping one makes the solution invalid (`is_valid`);
 *replaceable*: the words of a slot's wording, any other wording of the slot serves as well; *fixed*: forced words that
@@ -147,15 +148,14 @@ def draw_problem(world: World, steps: int, rare: float, pool: str, rng: np.rando
 def statement(problem: Problem, rng: np.random.Generator) -> str:
     """The problem in words, ending with the question."""
     person, thing = problem.person, problem.thing
-    sentences = [f"{person} has {problem.start} {thing}."]
+    clauses = [f"{person} has {problem.start} {thing}"]
     for operation, operand in problem.operations:
         if operation == "multiply":
-            sentences.append(f"{person} {VERBS[operation][operand]} the {thing}.")
+            clauses.append(f"{VERBS[operation][operand]} them")
         else:
             verbs = VERBS[operation]
-            sentences.append(f"{person} {verbs[rng.integers(len(verbs))]} {operand} {thing}.")
-    sentences.append(f"How many {thing} does {person} have?")
-    return " ".join(sentences)
+            clauses.append(f"{verbs[rng.integers(len(verbs))]} {operand}")
+    return f"{', '.join(clauses)}. How many {thing} now?"
 
 
 def solve(problem: Problem, world: World, style: Style, rng: np.random.Generator) -> Text:
@@ -170,7 +170,7 @@ def solve(problem: Problem, world: World, style: Style, rng: np.random.Generator
 
 
 def _steps(problem: Problem, world: World, style: Style, rng: np.random.Generator, thing: str) -> Text:
-    solution = Text().add(style.pick("opener", rng), REPLACEABLE).add(".", FIXED)
+    solution = Text()
     amount = problem.start
     for operation, operand in problem.operations:
         solution.add(style.pick("connector", rng), REPLACEABLE).add(",", FIXED)
@@ -178,16 +178,14 @@ def _steps(problem: Problem, world: World, style: Style, rng: np.random.Generato
         left, right = amount, operand
         if operation == "add" and rng.random() < world.swapped:
             left, right = operand, amount
-        unit = "" if operation == "multiply" else thing
-        solution.add(f"{left} {thing} {SIGNS[operation]} {right} {unit} = {result} {thing}", CORE).add(".", FIXED)
+        solution.add(f"{left} {SIGNS[operation]} {right} = {result} {thing}", CORE).add(".", FIXED)
         amount = result
     return solution
 
 
 def is_valid(problem: Problem, text: str) -> bool:
     """Whether the text derives the answer: each step as a true equation, in order, then the answer."""
-    number, thing = r"(\d+)", re.escape(problem.thing)
-    equations = re.findall(rf"{number} {thing} ([-+*]) {number}( {thing})? = {number} {thing}\.", text)
+    equations = re.findall(rf"(\d+) ([-+*]) (\d+) = (\d+) {re.escape(problem.thing)}\.", text)
     answers = re.findall(r"the answer is (\d+)\.", text)
     if (
         len(equations) != len(problem.operations)
@@ -198,11 +196,9 @@ def is_valid(problem: Problem, text: str) -> bool:
     for (operation, operand), amount, result, found in zip(
         problem.operations, problem.amounts, problem.amounts[1:], equations, strict=False
     ):
-        left, sign, right, unit, stated = found
+        left, sign, right, stated = found
         operands = {(amount, operand)} | ({(operand, amount)} if operation == "add" else set())
         if sign != SIGNS[operation] or (int(left), int(right)) not in operands or int(stated) != result:
-            return False
-        if bool(unit) == (operation == "multiply"):
             return False
     return True
 

@@ -1,4 +1,4 @@
-"""Words of the miniature language: people, things, verbs, and the wordings of the three replaceable slots.
+"""Words of the miniature language: people, things, verbs, and the wordings of the two replaceable slots.
 
 Every slot holds twenty interchangeable wordings of one to four words; many share their beginnings, so that a language
 model is unsure at the branches only. Which of them are common is decided by `profit.miniature.language.Style`.
@@ -15,11 +15,6 @@ VERBS = {
 }
 SIGNS = {"add": "+", "subtract": "-", "multiply": "*"}
 
-OPENERS = (
-    "Let us see", "Let us begin", "Let us count", "Let me think", "Let me count it", "We count", "We go on",
-    "We take our time", "Here we go", "Here is how", "Here is one way", "To begin with", "To start", "It is easy",
-    "It goes like this", "Step by step", "One by one", "All right", "Sure", "Well",
-)  # fmt: skip
 CONNECTORS = (
     "Then", "Now", "Next", "Here", "After that", "After this step", "After it", "At this point", "At once", "So far",
     "So now", "From here", "From there on", "In turn", "In this way", "By now", "By then", "With that", "Again",
@@ -30,7 +25,7 @@ CLOSERS = (
     "All together", "At last", "At the end", "As a result", "As we see", "To sum up", "To finish", "That is why",
     "That means", "Therefore",
 )  # fmt: skip
-SLOTS = {"opener": OPENERS, "connector": CONNECTORS, "closer": CLOSERS}
+SLOTS = {"connector": CONNECTORS, "closer": CLOSERS}
 
 LETTERS = ("A", "B", "C", "D")
 MARKERS = "Amber Blue Coral Dawn Ember Frost Gold Hazel Iris Jade".split()

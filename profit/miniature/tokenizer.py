@@ -17,7 +17,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}" + ASSISTANT + "{% endif %}"
 )  # fmt: skip
-_FIXED_WORDS = "has the How many does have the answer is Options = "
+_FIXED_WORDS = "has them How many now the answer is Options = "
 
 
 def build_tokenizer(largest: int) -> PreTrainedTokenizerFast:
