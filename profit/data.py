@@ -89,12 +89,16 @@ def _encoded(
     begin = text.find(answer, len(head))
     if begin < 0:
         raise InputError(f"chat template: the answer is not in the text as it stands: {text!r}, expected {answer!r}")
-    spans = []
-    for start, end in offsets[length:stop]:
-        start, end = (min(max(edge - begin, 0), len(answer)) for edge in (start, end))
-        piece = answer[start:end]
-        spans.append((start + len(piece) - len(piece.lstrip()), end) if not piece.isspace() else (start, end))
+    spans = [_span(start - begin, end - begin, answer) for start, end in offsets[length:stop]]
     return Encoded(ids[: stop + 1], length, [*spans, END_SPAN])
+
+
+def _span(start: int, end: int, answer: str) -> Span:
+    """The part of answer[start:end] that exists, without leading white space unless it is nothing else."""
+    if start < 0 or end > len(answer):
+        start, end = (min(max(edge, 0), len(answer)) for edge in (start, end))
+    piece = answer[start:end]
+    return (end - len(piece.lstrip()), end) if piece[:1].isspace() and not piece.isspace() else (start, end)
 
 
 def token_labels(token_spans: Sequence[Span], annotation_spans: Sequence[LabelledSpan]) -> list[str]:
@@ -139,13 +143,14 @@ def load_references(path: str | Path) -> pd.DataFrame:
     return frame
 
 
-def load_annotations(path: str | Path) -> dict[tuple[str, int], list[LabelledSpan]]:
-    """Annotation spans of each reference, keyed by (prompt_id, reference_id).
+def load_annotations(path: str | Path, references: pd.DataFrame) -> dict[tuple[str, int], list[LabelledSpan]]:
+    """Annotation spans of each of `references` that has some, keyed by (prompt_id, reference_id).
 
     Raises:
         InputError: missing or damaged file, missing column, or a label that is none of core, replaceable, fixed.
     """
     frame = read_parquet(path, ["prompt_id", "reference_id", "start", "end", "label"])
+    frame = frame.merge(references[["prompt_id", "reference_id"]])
     unknown = sorted(set(frame["label"].unique()) - set(LABELS[:3]))
     if unknown:
         raise InputError(f"{path}: found label {unknown[0]!r}, expected one of {', '.join(LABELS[:3])}")

@@ -102,13 +102,15 @@ def test_a_damaged_references_file_is_refused(tmp_path, references_path, annotat
 
 
 def test_annotations_are_grouped_by_reference_and_unknown_labels_refused(tmp_path, annotations_path, references_path):
-    spans = data.load_annotations(annotations_path)
-    for row in data.load_references(references_path).itertuples():
+    references = data.load_references(references_path)
+    spans = data.load_annotations(annotations_path, references.iloc[:7])
+    assert len(spans) == 7
+    for row in references.iloc[:7].itertuples():
         assert spans[row.prompt_id, row.reference_id] == row.spans
     bad = pd.read_parquet(annotations_path).assign(label="trivial")
     write_parquet(tmp_path / "bad.parquet", bad)
     with pytest.raises(InputError, match="trivial"):
-        data.load_annotations(tmp_path / "bad.parquet")
+        data.load_annotations(tmp_path / "bad.parquet", references)
 
 
 def test_chosen_references_are_never_held_nested_and_change_with_the_seed(references_path):

@@ -1,0 +1,323 @@
+"""Train one run: model x method x seed, on the objective of profit.objectives.
+
+    python -m profit train --run '{"model": …, "method": …, "seed": 0, "objective": {"name": "profit", …}, …}' \
+        --model results/S/models/M --references results/S/data/references.parquet \
+        --annotations results/S/annotations/truth.parquet --scratch results/S/scratch/train/M/profit/seed0 \
+        --output-model …/model --output-steps …/steps.parquet --output-summary …/train.json
+
+The references of a run and their order depend on the seed alone, so all methods of a seed see the same data in the
+same order. A killed run resumes from its last complete checkpoint and ends with the numbers of an undisturbed one.
+"""
+
+import argparse
+import gc
+import json
+import logging
+import math
+import shutil
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+
+from profit import provenance
+from profit.checkpoints import Completed, claim, last_complete, step_of
+from profit.code_version import code_version
+from profit.data import (
+    LABELS,
+    check_tokenizer,
+    choose_references,
+    encode_all,
+    load_annotations,
+    load_references,
+    token_labels,
+)
+from profit.files import InputError, file_hash, read_parquet_metadata, write_folder, write_json, write_parquet
+from profit.objectives import OBJECTIVES, check_objective
+from profit.steplog import StepLog, paired_shares
+from profit.trainer import ProFitTrainer, collate
+
+log = logging.getLogger(__name__)
+
+SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Training examples as `profit.trainer.collate` takes them, and how many answers the length limit cut."""
+
+    rows: list[dict[str, Any]]
+    truncated: int
+
+    @property
+    def tokens(self) -> int:
+        """Target tokens of one epoch."""
+        return sum(len(row["roles"]) for row in self.rows)
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a run is."""
+
+    steps: int
+    accumulation: int
+    shares: list[float] | None
+
+
+def prepare_examples(
+    run: dict[str, Any], tokenizer: PreTrainedTokenizerBase, references: Path, annotations: Path, context: int
+) -> Examples:
+    """Tokens and labels of the references that the run trains on; at most min(max_length, `context`) tokens each.
+
+    Raises:
+        InputError: as profit.data; a prompt that leaves no room for an answer; a reference without annotation.
+    """
+    chosen = choose_references(load_references(references), run["references"], run["seed"])
+    spans = load_annotations(annotations, chosen)
+    limit = min(run["training"]["max_length"], context)
+    encoded = encode_all(tokenizer, chosen["prompt"].tolist(), chosen["answer"].tolist())
+    rows, truncated = [], 0
+    keys = zip(chosen["prompt_id"], chosen["reference_id"], strict=True)
+    for number, (key, example) in enumerate(zip(keys, encoded, strict=True)):
+        if example.prompt_length >= limit:
+            raise InputError(
+                f"{references}: prompt {key[0]!r}: found {example.prompt_length} tokens, expected fewer than {limit} "
+                f"(the smaller of max_length and the model's context of {context})"
+            )
+        if key not in spans:
+            raise InputError(f"{annotations}: found nothing for prompt {key[0]!r}, reference {key[1]}, expected spans")
+        roles = [LABELS.index(label) for label in token_labels(example.spans, spans[key])]
+        rows.append({
+            "input_ids": example.input_ids[:limit], "prompt_length": example.prompt_length,
+            "roles": roles[: limit - example.prompt_length], "example": number,
+        })  # fmt: skip
+        truncated += len(example.input_ids) > limit
+    if truncated:
+        log.warning("%d of %d answers are cut at %d tokens and train without an end", truncated, len(rows), limit)
+    return Examples(rows, truncated)
+
+
+def plan(run: dict[str, Any], examples: int, paired: Path | None) -> Length:
+    """Steps of the run and what it copies from its paired run.
+
+    Raises:
+        InputError: a wrong objective, a batch that is no multiple of the micro-batch, an objective that looks at the
+            whole batch with accumulation, a paired log that is missing, not wanted, or of another length.
+    """
+    training, objective = run["training"], run["objective"]
+    try:
+        check_objective(objective)
+    except ValueError as error:
+        raise InputError(f"--run: {error}") from None
+    accumulation, rest = divmod(training["batch_size"], training["micro_batch_size"])
+    if rest or not accumulation:
+        raise InputError(
+            f"--run: training.micro_batch_size: found {training['micro_batch_size']}, expected a divisor of "
+            f"batch_size = {training['batch_size']}"
+        )
+    whole = OBJECTIVES[objective["name"]].scope == "batch" or objective.get("normaliser") == "kept"
+    if accumulation > 1 and whole:
+        raise InputError(
+            f"--run: objective {objective['name']}, normaliser {objective.get('normaliser', 'all')}: found "
+            f"micro_batch_size = {training['micro_batch_size']}, expected batch_size = {training['batch_size']}: the "
+            "weights depend on all target tokens of the step"
+        )
+    # With budget `steps`, several references a prompt share the steps that one would get.
+    each = examples if run["budget"] == "epochs" else examples // run["references"]
+    steps = math.ceil(each / training["batch_size"]) * training["epochs"]
+    needs = "share" in OBJECTIVES[objective["name"]].needs
+    if needs != (paired is not None):
+        raise InputError(
+            f"--paired: found {paired or 'nothing'}, expected "
+            f"{'the step log of the run to copy' if needs else 'nothing'} with objective {objective['name']}"
+        )
+    return Length(steps, accumulation, paired_shares(paired, steps) if paired is not None else None)
+
+
+def load_model(run: dict[str, Any], folder: Path) -> PreTrainedModel:
+    """The model to train, fp32, with fresh LoRA adapters where the run asks for them.
+
+    Raises:
+        InputError: adapters on the embeddings or the LM head, which a fused head would leave untrained.
+    """
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tuning = run["tuning"]
+    if tuning["kind"] == "full":
+        return model
+    set_seed(run["seed"])
+    model = get_peft_model(
+        model,
+        LoraConfig(
+            task_type="CAUSAL_LM", r=tuning["rank"], lora_alpha=tuning["alpha"],
+            target_modules=tuning["target_modules"], lora_dropout=tuning.get("dropout", 0.0),
+        ),
+    )  # fmt: skip
+    if any(
+        isinstance(layer, BaseTunerLayer) for layer in (model.get_output_embeddings(), model.get_input_embeddings())
+    ):
+        raise InputError(
+            f"--run: tuning.target_modules: found {tuning['target_modules']!r}, which adapts the LM head or the "
+            "embeddings, expected only layers between them"
+        )
+    return model
+
+
+class KeepEpochs(TrainerCallback):
+    """Keeps the model after every epoch as an ordinary folder epoch1, epoch2, … in `folder`."""
+
+    def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.folder, self.tokenizer = folder, tokenizer
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: PreTrainedModel, **_: Any
+    ) -> None:
+        """Called by the Trainer before it writes the checkpoint of the epoch."""
+        with write_folder(self.folder / f"epoch{round(state.epoch)}") as folder:
+            save_model(model, self.tokenizer, folder)
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write weights (of the adapter alone with LoRA), configuration, generation configuration and tokenizer."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def fingerprint(run: dict[str, Any], model: Path, files: list[Path | None]) -> dict[str, Any]:
+    """What a checkpoint belongs to: settings, code, versions and the content of every input."""
+    inputs = [*sorted(file for file in model.iterdir() if file.is_file()), *(file for file in files if file)]
+    return {
+        "run": run,
+        "code": code_version("train", run["objective"]["name"]),
+        "versions": provenance.versions(),
+        "inputs": {file.name: file_hash(file) for file in inputs},
+    }
+
+
+def training_arguments(run: dict[str, Any], length: Length, folder: Path) -> TrainingArguments:
+    """The Trainer's settings for a run; nothing is reported anywhere but in the step log."""
+    training = run["training"]
+    arguments = TrainingArguments(
+        output_dir=str(folder), max_steps=length.steps, per_device_train_batch_size=training["micro_batch_size"],
+        gradient_accumulation_steps=length.accumulation, learning_rate=training["learning_rate"],
+        lr_scheduler_type=SCHEDULES[training["schedule"]], warmup_steps=math.ceil(training["warmup"] * length.steps),
+        weight_decay=training["weight_decay"], max_grad_norm=training["max_grad_norm"], seed=run["seed"],
+        save_strategy="epoch", save_total_limit=2, logging_steps=1, remove_unused_columns=False, report_to=[],
+        disable_tqdm=True,
+    )  # fmt: skip
+    # Several GPUs in one process would mean DataParallel, which splits a batch behind the objective's back.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def train(arguments: argparse.Namespace, job: provenance.Job) -> None:
+    """Train the run of the command line, from its last complete checkpoint if there is one, and write its outputs."""
+    run, folder = arguments.run, arguments.model
+    tokenizer, context = open_folder(folder)
+    examples = prepare_examples(run, tokenizer, arguments.references, arguments.annotations, context)
+    length = plan(run, len(examples.rows), arguments.paired)
+    files = [arguments.references, arguments.annotations, arguments.paired]
+    with claim(arguments.scratch, fingerprint(run, folder, files)) as scratch:
+        checkpoint = last_complete(scratch)
+        step_log = StepLog(scratch / "steps.jsonl")
+        step_log.cut(step_of(checkpoint) if checkpoint else 0)
+        model = load_model(run, folder)
+        callbacks: list[TrainerCallback] = [Completed()]
+        if run["keep_epochs"]:
+            callbacks.append(KeepEpochs(scratch / "epochs", tokenizer))
+        trainer = ProFitTrainer(
+            model=model, args=training_arguments(run, length, scratch), train_dataset=examples.rows,
+            data_collator=partial(collate, pad=pad_token(tokenizer)), callbacks=callbacks, objective=run["objective"],
+            step_log=step_log, shares=length.shares,
+        )  # fmt: skip
+        log.info(
+            "%s, %s, seed %d: %d answers, %d targets, %d steps%s", run["model"], run["method"], run["seed"],
+            len(examples.rows), examples.tokens, length.steps,
+            f", resumed after step {step_of(checkpoint)}" if checkpoint else "",
+        )  # fmt: skip
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        steps = step_log.frame()
+        job.tokens(steps["tokens"].sum())
+        with write_folder(arguments.output_model) as output:
+            save_model(model, tokenizer, output)
+            if run["keep_epochs"]:
+                shutil.copytree(scratch / "epochs", output, dirs_exist_ok=True)
+        summary = {
+            "examples": len(examples.rows),
+            "truncated": examples.truncated,
+            "steps": length.steps,
+            "tokens_trained": int(steps["tokens"].sum()),
+            "kept": float((steps["kept"] * steps["tokens"]).sum() / steps["tokens"].sum()),
+            "loss_first": steps["loss"].iloc[0],
+            "loss_last": steps["loss"].iloc[-1],
+            "parameters": model.num_parameters(),
+            "parameters_trained": model.num_parameters(only_trainable=True),
+            "resumed_after_step": step_of(checkpoint) if checkpoint else None,
+            "provenance": job.record(),
+        }
+        write_parquet(arguments.output_steps, steps, {"provenance": summary["provenance"]})
+        write_json(arguments.output_summary, summary)
+
+
+def open_folder(folder: Path) -> tuple[PreTrainedTokenizerBase, int]:
+    """Tokenizer and context length of a model folder; InputError if it is none, or has no chat template or end."""
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder}: found no config.json, expected a Hugging Face model folder")
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: found a folder that does not load ({error}), expected a model") from error
+    check_tokenizer(tokenizer, folder)
+    return tokenizer, config.max_position_embeddings
+
+
+def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Any token serves: what lies to the right of a text is neither seen nor trained on."""
+    return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line of this rule."""
+    parser = argparse.ArgumentParser(prog="python -m profit train", description=__doc__.partition("\n")[0])
+    parser.add_argument("--run", type=json.loads, required=True, help="settings of the run as JSON")
+    parser.add_argument("--model", type=Path, required=True, help="folder of the base model")
+    parser.add_argument("--references", type=Path, required=True, help="references.parquet")
+    parser.add_argument("--annotations", type=Path, required=True, help="annotations of the references (Parquet)")
+    parser.add_argument("--paired", type=Path, help="steps.parquet of the run whose kept share a step is copied")
+    parser.add_argument("--scratch", type=Path, required=True, help="folder for checkpoints, removed at the end")
+    parser.add_argument("--output-model", type=Path, required=True, help="folder of the trained model")
+    parser.add_argument("--output-steps", type=Path, required=True, help="step log (Parquet)")
+    parser.add_argument("--output-summary", type=Path, required=True, help="summary and provenance (JSON)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; more than one changes the last digits")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the rule."""
+    arguments = make_parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    torch.set_num_threads(arguments.threads)
+    gc.freeze()  # the Trainer collects garbage at its start, which would walk over every imported module
+    world = read_parquet_metadata(arguments.references).get("provenance", {}).get("world")
+    with provenance.job("train", settings=arguments.run, world=world) as job:
+        train(arguments, job)
+
+
+if __name__ == "__main__":
+    main()
