@@ -9,6 +9,7 @@ A Llama-style model (tied embeddings, grouped queries, rotary positions) reads d
 import argparse
 import json
 import logging
+from math import ceil
 from pathlib import Path
 
 from transformers import (
@@ -23,9 +24,11 @@ from transformers import (
 )
 
 from profit import provenance
+from profit.checkpoints import Completed, claim, last_complete
 from profit.files import InputError, read_json, write_folder, write_json
 from profit.miniature.documents import pretraining_documents
 from profit.miniature.language import base_style
+from profit.miniature.optimizer import MuonAdamW
 from profit.miniature.tokenizer import build_tokenizer
 from profit.miniature.world import Pretraining, World
 
@@ -75,15 +78,15 @@ def pretrain(
         max_steps=settings.steps,
         per_device_train_batch_size=settings.documents_per_step,
         train_sampling_strategy="group_by_length",  # hardly any padding
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=settings.warmup_steps,
-        weight_decay=settings.weight_decay,
-        adam_beta2=0.95,
+        lr_scheduler_type="warmup_stable_decay",
+        warmup_steps=round(settings.warmup * settings.steps),
+        lr_scheduler_kwargs={"num_decay_steps": round(settings.decay * settings.steps), "decay_type": "linear"},
         max_grad_norm=1.0,
         seed=settings.seed,
         logging_steps=50,
-        save_strategy="no",
+        save_strategy="steps" if settings.checkpoints else "no",
+        save_steps=ceil(settings.steps / (settings.checkpoints + 1)),
+        save_total_limit=2,
         report_to=[],
         dataloader_pin_memory=False,
     )
@@ -92,8 +95,13 @@ def pretrain(
         args=arguments,
         train_dataset=[{"input_ids": row, "length": len(row)} for row in rows],
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+        optimizers=(
+            MuonAdamW(model, settings.matrix_learning_rate, settings.learning_rate, settings.weight_decay),
+            None,
+        ),
+        callbacks=[Completed()],
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=last_complete(scratch))
     return model, tokenizer, sum(map(len, rows))
 
 
@@ -115,7 +123,9 @@ def main(argv: list[str] | None = None) -> None:
     if manifest["settings"] != json.loads(world.model_dump_json()):
         raise InputError(f"{arguments.data / 'world.json'}: found another world than --world, expected the same")
     with provenance.job("pretrain", settings.model_dump(), manifest["world"]) as job:
-        model, tokenizer, tokens = pretrain(world, settings, arguments.scratch)
+        fingerprint = {"world": manifest["world"], "pretraining": settings.model_dump(), "code": job.record()["code"]}
+        with claim(arguments.scratch, fingerprint) as scratch:
+            model, tokenizer, tokens = pretrain(world, settings, scratch)
         job.tokens(tokens, "pretrained")
         with write_folder(arguments.output) as folder:
             model.save_pretrained(folder)

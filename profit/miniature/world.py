@@ -69,14 +69,17 @@ class Pretraining(Strict):
     """Architecture and training of the miniature's base model."""
 
     seed: int = 0
-    steps: int = Field(1000, ge=1)
-    documents_per_step: int = Field(64, ge=1)
-    learning_rate: float = Field(3e-3, gt=0)
-    warmup_steps: int = Field(100, ge=0)
+    steps: int = Field(2000, ge=1)
+    documents_per_step: int = Field(48, ge=1)
+    learning_rate: float = Field(5e-3, gt=0, description="AdamW, for the embedding and the norms")
+    matrix_learning_rate: float = Field(0.02, gt=0, description="Muon, for the matrices")
     weight_decay: float = Field(0.01, ge=0)
+    warmup: Share = Field(0.05, description="share of the steps that raises the rates")
+    decay: Share = Field(0.4, description="share of the steps that lowers them to zero")
+    checkpoints: int = Field(4, ge=0, description="how often the state is saved on the way")
     layers: int = Field(3, ge=1)
     hidden: int = Field(128, ge=8)
     intermediate: int = Field(344, ge=8)
     heads: int = Field(4, ge=1)
-    kv_heads: int = Field(1, ge=1)
-    context: int = Field(320, ge=16)
+    kv_heads: int = Field(2, ge=1)
+    context: int = Field(256, ge=16)
