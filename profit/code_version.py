@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
-SWITCHES = ("OBJECTIVES", "FIGURES", "ANNOTATORS")
+SWITCHES = ("OBJECTIVES", "ANNOTATORS")
 
 # No number depends on how a job keeps its account.
 LEFT_OUT = ("profit.provenance",)
@@ -34,13 +34,13 @@ class Module:
     statements: list[ast.stmt] = field(default_factory=list)
 
 
-def code_version(rule: str, choice: str | None = None) -> str:
-    """Return 12 hexadecimal digits that change when code reachable from `profit.<rule>.main` changes.
+def code_version(rule: str, choice: str | None = None, entry: str = "main") -> str:
+    """Return 12 hexadecimal digits that change when code reachable from `profit.<rule>.<entry>` changes.
 
-    `choice` is the key to follow in the dicts of `SWITCHES` (the objective of a run, the name of a figure); with None
+    `choice` is the key to follow in the dicts of `SWITCHES` (the objective of a run); with None
     such a dict is followed not at all.
     """
-    covered = reachable(f"profit.{rule}", "main", choice)
+    covered = reachable(f"profit.{rule}", entry, choice)
     return hashlib.sha256("\n".join(f"{name} {tree}" for name, tree in sorted(covered.items())).encode()).hexdigest()[
         :12
     ]

@@ -1,8 +1,8 @@
 """From a study to its runs: every model x method x seed with all its settings, the sweeps included.
 
-A sweep makes derived methods: `profit_tau0.3`, `sft_rank16`, `sft_epochs`, `sft_5ref_steps`. One whose settings are those
-of a method that exists already *is* that method: tau 0.1 of the threshold sweep is `profit`. The runs that choose the
-learning rate (`sft_lr0.0003`) keep names of their own, whatever rate is chosen.
+A sweep makes derived methods: `profit_tau0.3`, `sft_rank16`, `sft_epochs`, `sft_5ref_steps`. One whose settings are
+those of a method that exists already *is* that method: tau 0.1 of the threshold sweep is `profit`. The runs that choose
+the learning rate (`sft_lr0.0003`) keep names of their own, whatever rate is chosen.
 """
 
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class Run:
         return canonical_json(self.leaf)
 
 
-def expand(study: Study) -> dict[tuple[str, str, int], Run]:
+def runs_of(study: Study) -> dict[tuple[str, str, int], Run]:
     """All runs of a study by (model, method, seed), those of the tuning of the learning rate last."""
     methods: dict[str, tuple[str, dict[str, Any]]] = {}
     names: dict[str, str] = {}

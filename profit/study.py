@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
 
 from profit.files import InputError
-from profit.miniature.world import Pretraining, Range, Share, Strict, World
+from profit.miniature.world import Pretraining, Share, Strict, World
 from profit.strict_yaml import line_of, load_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -167,8 +167,6 @@ class Benchmark(Strict):
     """An lm-eval task of workflow/benchmarks with its problems and limits."""
 
     task: Name
-    kind: Literal["number", "choice", "format"] = "number"
-    steps: Range = Field(description="fewest and most steps of its problems")
     questions: Count = 100
     samples: Count = Field(2, description="answers a question; accuracy is their mean")
     max_new_tokens: Count
@@ -200,7 +198,8 @@ class Analysis(Strict):
 
     annotators: list[Literal["truth", "agreement"]] = ["truth", "agreement"]
     taus: list[Share] = [0.1, 0.3, 0.5, 0.7, 0.9]
-    resamples: Count = 2000
+    resamples: Count = Field(999_999, description="of prompts, for the permutation test")
+    bootstrap: Count = Field(2000, description="of prompts, for intervals")
     seed: int = 0
 
 

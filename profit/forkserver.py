@@ -1,0 +1,266 @@
+"""Jobs as forks of one process that has the heavy packages loaded, so that a job pays milliseconds for its imports.
+
+Snakemake's `onstart` starts the server (`start`). It loads third-party packages only: nothing of this package, whose
+code a job must read afresh, no tensor operation and no CUDA, which do not survive a fork. A job's client
+(profit.__main__) hands over command line, folder, environment, stdout and stderr through a Unix socket and waits for
+the exit status.
+
+Nothing outlives Snakemake: the server dies with it, forks die with the server, and a fork dies with its client. The
+name of the socket travels in an environment variable; without a server behind it, a job runs in its client.
+"""
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import json
+import os
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from profit.__main__ import SOCKET
+
+WORKFLOW = "PROFIT_WORKFLOW_PID"
+
+PRELOADED = (
+    "torch",
+    "transformers.trainer",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.llama.modeling_llama",
+    "transformers.data.data_collator",
+    "transformers.generation.utils",
+    "peft",
+    "datasets",
+    "lm_eval.evaluator",
+    "lm_eval.models.huggingface",
+    "pandas",
+    "pyarrow.parquet",
+    "scipy.stats",
+    "matplotlib.pyplot",
+)
+
+
+def prepare_environment(repository: str | Path) -> None:
+    """Let every job of this Snakemake find this Python and this package, activated or not, and know whom to follow."""
+    os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(repository), os.environ.get("PYTHONPATH")]))
+    os.environ[WORKFLOW] = str(os.getpid())
+
+
+def gpu_in_reach() -> bool:
+    """Whether jobs on this machine will find a CUDA GPU, as far as can be told without loading torch."""
+    return shutil.which("nvidia-smi") is not None and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+
+
+def start() -> Path:
+    """Start a server that lives as long as this process and tell later jobs of it; return its account (JSON)."""
+    folder = Path(tempfile.mkdtemp(prefix="profit-"))
+    # One thread here: a fork inherits no threads, and each job sets its own number.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+    subprocess.Popen(
+        [sys.executable, "-m", "profit.forkserver", str(folder), str(os.getpid())],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+    )
+    os.environ[SOCKET] = str(folder / "socket")
+    return folder / "account.json"
+
+
+def run_rule(rule: str, argv: list[str]) -> int:
+    """Run `profit.<rule>.main(argv)` in this process and return the exit status; an InputError is its message."""
+    from profit.files import InputError
+
+    try:
+        importlib.import_module(f"profit.{rule}").main(argv)
+    except InputError as error:
+        print(f"{rule}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def end_with_workflow() -> None:
+    """Let this process be killed as soon as the Snakemake that started it is gone."""
+    workflow = int(os.environ.get(WORKFLOW, 0))
+    if workflow:
+        threading.Thread(target=_kill_after, args=(workflow,), daemon=True).start()
+
+
+def _kill_after(process: int) -> None:
+    while _alive(process):
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def serve(folder: Path, parent: int) -> None:
+    """Load the packages, then fork a job for every client until `parent` is gone."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    _die_with_parent(parent, signal.SIGTERM)
+    # Ctrl-C reaches the whole terminal group: the jobs stop by it, the server when Snakemake does.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        _serve(folder, parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _serve(folder: Path, parent: int) -> None:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(folder / "socket"))
+    # Clients may connect at once; they wait until all is loaded.
+    listener.listen(64)
+    _preload(folder / "account.json")
+    wake, woken = socket.socketpair()
+    for end in (wake, woken):
+        end.setblocking(False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(woken.fileno())
+    watched = selectors.DefaultSelector()
+    watched.register(listener, selectors.EVENT_READ)
+    watched.register(wake, selectors.EVENT_READ)
+    jobs: dict[int, socket.socket] = {}
+    try:
+        while os.getppid() == parent:
+            for key, _ in watched.select(timeout=1.0):
+                if key.fileobj is listener:
+                    client, _ = listener.accept()
+                    job = _fork(client, [listener, wake, woken, watched, *jobs.values()])
+                    if job:
+                        jobs[job] = client
+                        watched.register(client, selectors.EVENT_READ)
+                elif key.fileobj is wake:
+                    with contextlib.suppress(BlockingIOError):
+                        wake.recv(4096)
+                else:
+                    # A client says nothing after its request: it is readable because it is gone.
+                    gone = next(job for job, client in jobs.items() if client is key.fileobj)
+                    os.kill(gone, signal.SIGKILL)
+                    watched.unregister(key.fileobj)
+            _answer_finished(jobs, watched)
+    finally:
+        for job in jobs:
+            os.kill(job, signal.SIGKILL)
+
+
+def _answer_finished(jobs: dict[int, socket.socket], watched: selectors.BaseSelector) -> None:
+    """Send the status of every job that has ended to its client."""
+    while jobs:
+        job, status = os.waitpid(-1, os.WNOHANG)
+        if job == 0:
+            return
+        client = jobs.pop(job, None)
+        if client is None:
+            continue
+        code = os.waitstatus_to_exitcode(status)
+        with contextlib.suppress(OSError):
+            client.sendall((code if code >= 0 else 128 - code).to_bytes(4))
+        with contextlib.suppress(KeyError):
+            watched.unregister(client)
+        client.close()
+
+
+def _fork(client: socket.socket, inherited: list) -> int:
+    """Read a request and run it in a fork; returns the fork's process id, 0 for a client that broke off."""
+    size, descriptors, _, _ = socket.recv_fds(client, 4, 2)
+    request = _receive(client, int.from_bytes(size)) if len(size) == 4 else b""
+    server = os.getpid()
+    job = os.fork() if request else 0
+    if job or not request:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if not request:
+            client.close()
+        return job
+    status = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        for name in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(name, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _die_with_parent(server, signal.SIGKILL)
+        for item in [client, *inherited]:
+            item.close()
+        status = _run_job(json.loads(request), descriptors)
+    finally:
+        os._exit(status)
+
+
+def _run_job(request: dict, descriptors: list[int]) -> int:
+    """The life of a fork: take over the client's folder, environment and output, run, return the exit status."""
+    for target, descriptor in enumerate(descriptors, start=1):
+        os.dup2(descriptor, target)
+        os.close(descriptor)
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    sys.argv = [f"profit {request['rule']}", *request["argv"]]
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+    try:
+        status = run_rule(request["rule"], request["argv"])
+    except SystemExit as error:
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return status
+
+
+def _preload(account: Path) -> None:
+    """Import what jobs need and write down the CPU seconds that it took; a package that fails is left to the job."""
+    for name in PRELOADED:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            print(f"fork server: {name} not loaded ahead: {error}", file=sys.stderr)
+    # What is loaded stays; a collection in a fork would only copy its pages.
+    gc.collect()
+    gc.freeze()
+    temporary = account.with_suffix(".part")
+    temporary.write_text(json.dumps({"cpu_seconds": time.process_time()}))
+    temporary.rename(account)
+
+
+def _die_with_parent(parent: int, signal_number: int) -> None:
+    """Ask Linux for a signal when the parent dies; elsewhere the server looks once a second."""
+    if sys.platform == "linux":
+        set_death_signal = 1
+        ctypes.CDLL(None).prctl(set_death_signal, signal_number)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _receive(connection: socket.socket, size: int) -> bytes:
+    parts = bytearray()
+    while len(parts) < size:
+        part = connection.recv(size - len(parts))
+        if not part:
+            return b""
+        parts += part
+    return bytes(parts)
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]), int(sys.argv[2]))

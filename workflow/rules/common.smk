@@ -1,0 +1,235 @@
+# Helpers of the rules: the study, where its files stand, and what each job is told.
+import os
+import hashlib
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from profit import progress
+from profit.code_version import code_version
+from profit.files import InputError, canonical_json
+from profit.forkserver import gpu_in_reach, prepare_environment
+from profit.runs import benchmarks_of, runs_of
+from profit.study import load_study
+
+prepare_environment(workflow.basedir)
+# Keeps `snakemake --cores all` at one job a GPU; --resources gpu=4 overrides.
+workflow.global_resources.setdefault("gpu", 1)
+GPU = int(gpu_in_reach())
+
+if len(workflow.configfiles) > 1 or workflow.config_settings.config:
+    raise WorkflowError(
+        "A study is one file: give one --configfile and no --config; settings stand in the file."
+    )
+STUDY_FILE = os.path.relpath(workflow.configfiles[0])
+try:
+    study = load_study(STUDY_FILE)
+except InputError as error:
+    raise WorkflowError(str(error))
+
+ROOT = (
+    ""
+    if Path.cwd() == Path(workflow.basedir)
+    else f"{os.path.relpath(workflow.basedir)}/"
+)
+RESULTS = f"results/{study.name}"
+WORLD = hashlib.sha256(canonical_json(study.world.model_dump()).encode()).hexdigest()[
+    :16
+]
+RUNS = runs_of(study)
+STUDY_RUNS = [run for run in RUNS.values() if run.groups[0] != "tune"]
+TUNE_RUNS = [run for run in RUNS.values() if run.groups[0] == "tune"]
+OVERFIT_RUNS = [run for run in STUDY_RUNS if "overfitting" in run.groups]
+EVALUATED = {
+    **study.benchmarks,
+    **({"validation": study.tune.validation} if study.tune else {}),
+}
+
+TABLES = [
+    "runs",
+    "evaluations",
+    "steps",
+    "densities",
+    "correlation",
+    "threshold_loss",
+    "coloured",
+    "main",
+]
+DRAWN_ALWAYS = ["table1_main", "kept_share", "fig3_probability", "fig11_coloured"]
+DRAWN_OF_SWEEPS = [
+    ("overfitting", "overfit", "fig2_multi_reference"),
+    ("threshold", None, "fig4_threshold"),
+    ("lora_rank", None, "fig5_lora_rank"),
+    ("epochs", None, "fig6_epochs"),
+]
+SWEPT = [row for row in DRAWN_OF_SWEEPS if getattr(study.sweeps, row[0])]
+TABLES += [table for _, table, _ in SWEPT if table]
+DRAWN = DRAWN_ALWAYS + [figure for _, _, figure in SWEPT]
+FIGURES = [
+    f"figures/{study.name}/{figure}.{kind}"
+    for figure in DRAWN
+    for kind in ("pdf", "png")
+]
+ALL_FIGURES = [*DRAWN_ALWAYS, *(figure for _, _, figure in DRAWN_OF_SWEEPS)]
+PUBLISHED = sorted(str(path) for path in Path(f"{ROOT}results/published").glob("*.csv"))
+
+
+wildcard_constraints:
+    model="|".join(study.models),
+    method="|".join(sorted({run.leaf["method"] for run in RUNS.values()})),
+    seed=r"\d+",
+    checkpoint=r"final|epoch\d+",
+    annotator="|".join(study.analysis.annotators),
+    figure="|".join(ALL_FIGURES),
+    tables_of=f"{study.name}|reference",
+
+
+def run_of(wildcards):
+    """The run that model, method and seed name."""
+    return RUNS[wildcards.model, wildcards.method, int(wildcards.seed)]
+
+
+def leaf(wildcards):
+    """All settings of a run, defaults filled: what a change of reruns it."""
+    return run_of(wildcards).json
+
+
+def run_folder(stage, run):
+    model, method, seed = run.key
+    return f"{RESULTS}/{stage}/{model}/{method}/seed{seed}"
+
+
+def code(rule, choice=None):
+    return lambda wildcards: code_version(rule, choice(wildcards) if choice else None)
+
+
+def objective_of(wildcards):
+    return run_of(wildcards).leaf["objective"]["name"]
+
+
+def generated_benchmarks():
+    """What the world is told about the benchmarks it makes problems for."""
+    keys = {"questions", "max_new_tokens", "tight_tokens"}
+    return canonical_json(
+        [
+            {"name": name, **item.model_dump(include=keys)}
+            for name, item in EVALUATED.items()
+        ]
+    )
+
+
+def evaluated_benchmarks(wildcards):
+    """Names, tasks and limits of the benchmarks of a run, with the files of their items."""
+    return canonical_json(
+        [
+            {"name": name, "items": f"{RESULTS}/data/benchmarks/{name}.json"}
+            | item.model_dump(exclude={"questions", "paper"})
+            for name, item in benchmarks_of(study, run_of(wildcards)).items()
+        ]
+    )
+
+
+def correlation_settings(wildcards):
+    """Whose scores and labels are compared, and how often prompts are resampled."""
+    settings = study.analysis.model_dump(exclude={"annotators"})
+    return canonical_json(
+        {"model": wildcards.model, "annotator": wildcards.annotator, **settings}
+    )
+
+
+def evaluation_inputs(wildcards):
+    """Base, items and task files of an evaluation, and the trained model where there is one."""
+    run = run_of(wildcards)
+    benchmarks = benchmarks_of(study, run)
+    found = {
+        "base": f"{RESULTS}/models/{wildcards.model}",
+        "problems": [f"{RESULTS}/data/benchmarks/{name}.json" for name in benchmarks],
+        "tasks": [
+            f"{ROOT}workflow/benchmarks/{item.task}.yaml"
+            for item in benchmarks.values()
+        ],
+    }
+    return (
+        {**found, "tuned": f"{run_folder('runs', run)}/model"} if run.trained else found
+    )
+
+
+def tuned_option(wildcards):
+    """--tuned with the folder of the checkpoint; nothing for the base itself."""
+    run = run_of(wildcards)
+    if not run.trained:
+        return ""
+    folder = Path(run_folder("runs", run), "model")
+    return f"--tuned {folder if wildcards.checkpoint == 'final' else folder / wildcards.checkpoint}"
+
+
+def paired_steps(wildcards):
+    """The step log of the run with the same model and seed whose kept share is copied."""
+    paired = run_of(wildcards).leaf["paired_with"]
+    if paired is None:
+        return []
+    return f"{run_folder('runs', RUNS[wildcards.model, paired, int(wildcards.seed)])}/steps.parquet"
+
+
+def paired_option(wildcards):
+    steps = paired_steps(wildcards)
+    return f"--paired {steps}" if steps else ""
+
+
+def trained_files(runs):
+    """Summary and step log of every trained run."""
+    folders = [run_folder("runs", run) for run in runs if run.trained]
+    return [
+        f"{folder}/{name}"
+        for folder in folders
+        for name in ("train.json", "steps.parquet")
+    ]
+
+
+def evaluations(runs):
+    """Every evaluation of some runs."""
+    return [
+        f"{run_folder('evaluations', run)}/{name}/summary.json"
+        for run in runs
+        for name in run.checkpoints
+    ]
+
+
+def listed(runs):
+    """The study as its tables list it: leaves with first group, evaluated checkpoints and whether overfitting is measured."""
+    return canonical_json(
+        {
+            "name": study.name,
+            "annotators": study.analysis.annotators,
+            "runs": [
+                {
+                    **run.leaf,
+                    "label": run.label,
+                    "group": run.groups[0],
+                    "evaluations": run.checkpoints,
+                    "overfit": "overfitting" in run.groups,
+                }
+                for run in runs
+            ],
+        }
+    )
+
+
+def figure_code(wildcards):
+    return f"{code_version('draw')} {code_version(f'figures.{wildcards.figure}', entry='draw')}"
+
+
+def table_files(wildcards):
+    """The tables a figure may read: those of this study, or the shipped ones, which no rule makes."""
+    if wildcards.tables_of == "reference":
+        return sorted(
+            str(path)
+            for path in Path(f"{ROOT}results/reference/tables").glob("*.parquet")
+        )
+    return [f"{RESULTS}/tables/{name}.parquet" for name in TABLES]
+
+
+def table_folder(wildcards):
+    if wildcards.tables_of == "reference":
+        return f"{ROOT}results/reference/tables"
+    return f"{RESULTS}/tables"

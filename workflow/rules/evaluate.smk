@@ -1,0 +1,64 @@
+# Answers to the benchmarks, by lm-eval; the choice of the learning rate rests on them too.
+rule evaluate:
+    input:
+        unpack(evaluation_inputs),
+    output:
+        summary=f"{RESULTS}/evaluations/{{model}}/{{method}}/seed{{seed}}/{{checkpoint}}/summary.json",
+        samples=f"{RESULTS}/evaluations/{{model}}/{{method}}/seed{{seed}}/{{checkpoint}}/samples.parquet",
+        lm_eval=f"{RESULTS}/evaluations/{{model}}/{{method}}/seed{{seed}}/{{checkpoint}}/lm_eval.json",
+    log:
+        f"{RESULTS}/logs/evaluate/{{model}}/{{method}}/seed{{seed}}/{{checkpoint}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/evaluate/{{model}}/{{method}}/seed{{seed}}/{{checkpoint}}.jsonl"
+    conda:
+        "profit"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+        gpu=GPU,
+    params:
+        code=code("evaluate"),
+        run=leaf,
+        tuned=tuned_option,
+        benchmarks=evaluated_benchmarks,
+        decoding=canonical_json(study.decoding.model_dump()),
+        world=WORLD,
+        tasks=f"{ROOT}workflow/benchmarks",
+        folder=subpath(output.summary, parent=True),
+        scratch=f"{RESULTS}/scratch/evaluate/{{model}}/{{method}}/seed{{seed}}/{{checkpoint}}",
+    message:
+        "Evaluate {wildcards.model}/{wildcards.method}, seed {wildcards.seed}, {wildcards.checkpoint}"
+    shell:
+        "python -m profit evaluate --run {params.run:q} --model {input.base} {params.tuned}"
+        " --benchmarks {params.benchmarks:q} --decoding {params.decoding:q} --tasks {params.tasks} --world {params.world}"
+        " --scratch {params.scratch} --output {params.folder} > {log} 2>&1"
+
+
+rule tune:
+    input:
+        world=rules.generate.output.world,
+        runs=trained_files(TUNE_RUNS),
+        evaluations=evaluations(TUNE_RUNS),
+    output:
+        multiext(f"{RESULTS}/tables/tune", ".csv", ".parquet"),
+    log:
+        f"{RESULTS}/logs/tune.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/tune.jsonl"
+    conda:
+        "profit"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        code=code("tabulate"),
+        study=listed(TUNE_RUNS),
+        results=subpath(input.world, ancestor=2),
+        folder=subpath(output[0], parent=True),
+    message:
+        "Choose the learning rate by the validation problems"
+    shell:
+        "python -m profit tabulate --tune --study {params.study:q} --results {params.results}"
+        " --output-folder {params.folder} > {log} 2>&1"

@@ -1,0 +1,116 @@
+# Tidy tables, figures, report.
+rule tabulate:
+    input:
+        world=rules.generate.output.world,
+        references=rules.generate.output.references,
+        scores=expand(rules.score.output, model=study.models),
+        annotations=expand(rules.annotate.output, annotator=study.analysis.annotators),
+        correlation=expand(
+            rules.correlate.output,
+            model=study.models,
+            annotator=study.analysis.annotators,
+        ),
+        runs=trained_files(STUDY_RUNS),
+        evaluations=evaluations(STUDY_RUNS),
+        overfit=[f"{run_folder('overfit', run)}.json" for run in OVERFIT_RUNS],
+    output:
+        expand(
+            f"{RESULTS}/tables/{{name}}.{{kind}}", name=TABLES, kind=["parquet", "csv"]
+        ),
+        report(
+            f"{RESULTS}/tables/table1_main.md",
+            caption="../report/table1_main.rst",
+            category="Tables",
+            labels={"table": "Table 1"},
+        ),
+        f"{RESULTS}/tables/summary.md",
+    log:
+        f"{RESULTS}/logs/tabulate.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/tabulate.jsonl"
+    conda:
+        "profit"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=10,
+    params:
+        code=code("tabulate"),
+        study=listed(STUDY_RUNS),
+        results=subpath(input.world, ancestor=2),
+        folder=subpath(output[0], parent=True),
+    message:
+        "Gather the results in tidy tables"
+    shell:
+        "python -m profit tabulate --study {params.study:q} --results {params.results}"
+        " --output-folder {params.folder} > {log} 2>&1"
+
+
+rule draw:
+    input:
+        tables=table_files,
+        published=PUBLISHED,
+    output:
+        pdf="figures/{tables_of}/{figure}.pdf",
+        png=report(
+            "figures/{tables_of}/{figure}.png",
+            caption="../report/{figure}.rst",
+            category="Figures",
+            labels={"figure": "{figure}", "study": "{tables_of}"},
+        ),
+    log:
+        "results/{tables_of}/logs/draw/{figure}.log",
+    benchmark:
+        "results/{tables_of}/benchmarks/draw/{figure}.jsonl"
+    conda:
+        "profit"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        code=figure_code,
+        tables=table_folder,
+        published=lambda wildcards, input: Path(input.published[0]).parent,
+    message:
+        "Draw {wildcards.figure} of {wildcards.tables_of}"
+    shell:
+        "python -m profit draw --figure {wildcards.figure} --tables {params.tables} --published {params.published}"
+        " --output-pdf {output.pdf} --output-png {output.png} > {log} 2>&1"
+
+
+rule figures:
+    input:
+        expand(
+            "figures/reference/{figure}.{kind}",
+            figure=ALL_FIGURES,
+            kind=["pdf", "png"],
+        ),
+    message:
+        "The figures of the shipped results"
+
+
+rule report:
+    input:
+        figures=FIGURES,
+        tables=rules.tabulate.output,
+    output:
+        f"{RESULTS}/report.html",
+    log:
+        f"{RESULTS}/logs/report.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/report.jsonl"
+    conda:
+        "profit"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        snakefile=f"{ROOT}Snakefile",
+        study=STUDY_FILE,
+    message:
+        "Write the report"
+    shell:
+        "env -u SNAKEMAKE_PROFILE snakemake {input.figures} {input.tables} --snakefile {params.snakefile}"
+        " --configfile {params.study} --report {output} --nolock > {log} 2>&1"

@@ -1,0 +1,33 @@
+# One run is one job.
+rule train:
+    input:
+        model=f"{RESULTS}/models/{{model}}",
+        references=rules.generate.output.references,
+        annotations=f"{RESULTS}/annotations/truth.parquet",
+        paired=paired_steps,
+    output:
+        model=directory(f"{RESULTS}/runs/{{model}}/{{method}}/seed{{seed}}/model"),
+        steps=f"{RESULTS}/runs/{{model}}/{{method}}/seed{{seed}}/steps.parquet",
+        summary=f"{RESULTS}/runs/{{model}}/{{method}}/seed{{seed}}/train.json",
+    log:
+        f"{RESULTS}/logs/train/{{model}}/{{method}}/seed{{seed}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/train/{{model}}/{{method}}/seed{{seed}}.jsonl"
+    conda:
+        "profit"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+        gpu=GPU,
+    params:
+        code=code("train", objective_of),
+        run=leaf,
+        paired=paired_option,
+        scratch=f"{RESULTS}/scratch/train/{{model}}/{{method}}/seed{{seed}}",
+    message:
+        "Train {wildcards.model}/{wildcards.method}, seed {wildcards.seed}"
+    shell:
+        "python -m profit train --run {params.run:q} --model {input.model} --references {input.references}"
+        " --annotations {input.annotations} {params.paired} --scratch {params.scratch}"
+        " --output-model {output.model} --output-steps {output.steps} --output-summary {output.summary} > {log} 2>&1"
