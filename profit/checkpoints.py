@@ -95,10 +95,13 @@ class Completed(TrainerCallback):
         write_json(folder / COMPLETE, {file.name: file.stat().st_size for file in folder.iterdir()})
 
 
-def last_complete(folder: Path) -> Path | None:
-    """The whole checkpoint of the latest step in `folder`; those found damaged on the way are removed."""
+def last_complete(folder: Path, logged: int) -> Path | None:
+    """The whole checkpoint of the latest step in `folder` that the step log reaches, which has `logged` steps.
+
+    Those passed over are removed: the Trainer keeps two and would remove a good one for the sake of a bad one.
+    """
     for checkpoint in sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True):
-        fault = _fault(checkpoint)
+        fault = _fault(checkpoint) if step_of(checkpoint) <= logged else f"the step log ends at step {logged}"
         if fault is None:
             return checkpoint
         log.warning("%s passed over: %s", checkpoint, fault)

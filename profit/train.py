@@ -35,6 +35,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from profit import provenance
 from profit.checkpoints import Completed, claim, last_complete, step_of
@@ -218,7 +219,7 @@ def training_arguments(run: dict[str, Any], length: Length, folder: Path) -> Tra
         lr_scheduler_type=SCHEDULES[training["schedule"]], warmup_steps=math.ceil(training["warmup"] * length.steps),
         weight_decay=training["weight_decay"], max_grad_norm=training["max_grad_norm"], seed=run["seed"],
         save_strategy="epoch", save_total_limit=2, logging_steps=1, remove_unused_columns=False, report_to=[],
-        disable_tqdm=True,
+        disable_tqdm=True, dataloader_pin_memory=torch.cuda.is_available(),
     )  # fmt: skip
     # Several GPUs in one process would mean DataParallel, which splits a batch behind the objective's back.
     arguments._n_gpu = min(arguments.n_gpu, 1)
@@ -233,8 +234,8 @@ def train(arguments: argparse.Namespace, job: provenance.Job) -> None:
     length = plan(run, len(examples.rows), arguments.paired)
     files = [arguments.references, arguments.annotations, arguments.paired]
     with claim(arguments.scratch, fingerprint(run, folder, files)) as scratch:
-        checkpoint = last_complete(scratch)
         step_log = StepLog(scratch / "steps.jsonl")
+        checkpoint = last_complete(scratch, logged=len(step_log.rows))
         step_log.cut(step_of(checkpoint) if checkpoint else 0)
         model = load_model(run, folder)
         callbacks: list[TrainerCallback] = [Completed()]
@@ -312,6 +313,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the rule."""
     arguments = make_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    disable_progress_bar()  # loading and saving draw one each; progress is in the lines of the log
     torch.set_num_threads(arguments.threads)
     gc.freeze()  # the Trainer collects garbage at its start, which would walk over every imported module
     world = read_parquet_metadata(arguments.references).get("provenance", {}).get("world")

@@ -1,0 +1,308 @@
+"""The rule train: losses against transformers' own, accumulation, masks, outputs, LoRA, budgets, bad input."""
+
+import json
+import math
+import shutil
+
+import pandas as pd
+import pytest
+import torch
+from conftest import PROMPTS
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from profit import data, train
+from profit.files import InputError, read_json, read_parquet_metadata, write_parquet
+from profit.steplog import COLUMNS
+from profit.trainer import SeededOrder, collate, target_statistics
+
+TIMINGS = ["tokens_per_second"]
+
+
+@pytest.fixture()
+def run_train(tmp_path, model_folder, references_path, annotations_path):
+    """Train a run given as changes to a default leaf; returns the folder with model/, steps.parquet, train.json."""
+
+    def run(name="run", paired=None, model=model_folder, data_file=references_path, **changes):
+        training = {
+            "epochs": 2, "batch_size": 4, "micro_batch_size": 4, "learning_rate": 1e-2, "schedule": "cosine",
+            "warmup": 0.1, "weight_decay": 0.0, "max_grad_norm": 1.0, "max_length": 64,
+        } | changes.pop("training", {})  # fmt: skip
+        leaf = {
+            "model": "tiny", "method": "m", "seed": 0, "objective": {"name": "sft", "normaliser": "all"},
+            "references": 1, "budget": "epochs", "tuning": {"kind": "full"}, "training": training,
+            "keep_epochs": False, "paired_with": None, **changes,
+        }  # fmt: skip
+        out = tmp_path / name
+        arguments = {
+            "--run": json.dumps(leaf), "--model": model, "--references": data_file,
+            "--annotations": annotations_path, "--scratch": tmp_path / "scratch" / name,
+            "--output-model": out / "model", "--output-steps": out / "steps.parquet",
+            "--output-summary": out / "train.json",
+        } | ({"--paired": paired} if paired else {})  # fmt: skip
+        train.main([str(part) for pair in arguments.items() for part in pair])
+        assert not (tmp_path / "scratch" / name).exists()
+        return out
+
+    return run
+
+
+def steps(folder):
+    return pd.read_parquet(folder / "steps.parquet")
+
+
+def weights(folder):
+    return AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32).state_dict()
+
+
+def first_batch(model_folder, references_path, annotations_path, size=4, seed=0):
+    """Encoded examples of the first step, made from the pieces of profit.data."""
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    chosen = data.choose_references(data.load_references(references_path), 1, seed)
+    order = list(SeededOrder(len(chosen), seed))[:size]
+    rows = [chosen.iloc[i] for i in order]
+    return rows, [data.encode(tokenizer, row.prompt, row.answer) for row in rows]
+
+
+def test_the_first_step_of_sft_has_the_loss_and_gradient_of_transformers(
+    run_train, model_folder, references_path, annotations_path
+):
+    row = steps(run_train()).iloc[0]
+    _, encoded = first_batch(model_folder, references_path, annotations_path)
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    length = max(len(e.input_ids) for e in encoded)
+    ids, mask, labels = (torch.zeros(4, length, dtype=torch.long) for _ in range(3))
+    labels.fill_(-100)
+    for i, e in enumerate(encoded):
+        ids[i, : len(e.input_ids)], mask[i, : len(e.input_ids)] = torch.tensor(e.input_ids), 1
+        labels[i, e.prompt_length : len(e.input_ids)] = torch.tensor(e.input_ids[e.prompt_length :])
+    loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+    loss.backward()
+    norm = math.sqrt(sum((p.grad**2).sum().item() for p in model.parameters()))
+    assert row["loss"] == pytest.approx(loss.item(), rel=1e-5) == row["objective_loss"]
+    assert row["grad_norm"] == pytest.approx(norm, rel=1e-4)
+    assert row["tokens"] == (labels != -100).sum() == sum(len(e.spans) for e in encoded)
+    assert row["clipped"] == (norm > 1)
+
+
+def test_the_first_step_of_profit_counts_its_tokens_by_label(
+    run_train, model_folder, references_path, annotations_path
+):
+    # A base that knows something, so that probabilities lie on both sides of tau.
+    base = run_train("base", training={"epochs": 4}) / "model"
+    tau = 0.5
+    objective = {"name": "profit", "tau": tau, "direction": "higher", "normaliser": "all"}
+    row = steps(run_train("profit", model=base, objective=objective)).iloc[0]
+    kept_row = steps(run_train("kept", model=base, objective={**objective, "normaliser": "kept"})).iloc[0]
+    rows, encoded = first_batch(model_folder, references_path, annotations_path)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    found = []
+    for reference, e in zip(rows, encoded, strict=True):
+        with torch.no_grad():
+            logprobs = model(torch.tensor([e.input_ids])).logits[0].log_softmax(-1)
+        labels = data.token_labels(e.spans, reference.spans)
+        for t, label in enumerate(labels, start=e.prompt_length):
+            found.append((label, logprobs[t - 1, e.input_ids[t]].item()))
+    kept = [(label, value) for label, value in found if math.exp(value) > tau]
+    assert 0.1 < len(kept) / len(found) < 0.9
+    assert row["kept"] == pytest.approx(len(kept) / len(found)) == row["weight_mean"]
+    assert row["loss"] == pytest.approx(-sum(value for _, value in found) / len(found), rel=1e-4)
+    assert row["objective_loss"] == pytest.approx(-sum(value for _, value in kept) / len(found), rel=1e-4)
+    assert row["near_tau"] == sum(abs(math.exp(value) - tau) <= 0.05 * tau for _, value in found)
+    for name in data.LABELS:
+        inside = [label == name for label, _ in found]
+        assert row[f"kept_{name}"] == pytest.approx(sum(label == name for label, _ in kept) / sum(inside))
+    assert kept_row["objective_loss"] == pytest.approx(row["objective_loss"] / row["kept"], rel=1e-5)
+    assert kept_row["grad_norm"] == pytest.approx(row["grad_norm"] / row["kept"], rel=1e-4)
+
+
+@pytest.mark.parametrize("objective", [{"name": "sft"}, {"name": "profit", "tau": 0.02}, {"name": "dft"}])
+def test_gradient_accumulation_changes_nothing(run_train, objective):
+    whole = run_train("whole", objective=objective)
+    split = run_train("split", objective=objective, training={"micro_batch_size": 1})
+    for name in ("loss", "objective_loss", "grad_norm", "kept", "tokens", "learning_rate", "step"):
+        assert steps(split)[name].tolist() == pytest.approx(steps(whole)[name].tolist(), rel=1e-3), name
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(split)[name], value, atol=2e-3, rtol=0)
+
+
+def test_methods_of_a_seed_see_the_same_data_in_the_same_order(run_train):
+    logs = [
+        steps(run_train(name, objective={"name": name}, training={"learning_rate": 1e-9}))
+        for name in ("sft", "profit", "dft", "entropy")
+    ]
+    for log in logs[1:]:
+        assert log["tokens"].equals(logs[0]["tokens"])
+        assert log["loss"].tolist() == pytest.approx(logs[0]["loss"].tolist(), rel=1e-5)
+    other = steps(run_train("other", seed=1, training={"learning_rate": 1e-9}))
+    assert other["loss"].tolist() != pytest.approx(logs[0]["loss"].tolist(), rel=1e-5)
+
+
+def test_entropy_and_random_keep_their_exact_share_of_every_step(run_train):
+    entropy = steps(run_train("entropy", objective={"name": "entropy", "share": 0.2}))
+    assert (entropy["kept"] * entropy["tokens"]).round(6).tolist() == (0.2 * entropy["tokens"]).round().tolist()
+    paired = run_train("paired", objective={"name": "profit", "tau": 0.02})
+    random = steps(run_train("random", paired=paired / "steps.parquet", objective={"name": "random"}))
+    assert random["kept"].tolist() == pytest.approx(steps(paired)["kept"].tolist())
+    assert not random["objective_loss"].equals(steps(paired)["objective_loss"])
+
+
+def test_the_same_seed_gives_the_same_bits(run_train):
+    objective = {"name": "profit", "tau": 0.02}
+    one, two = (run_train(name, objective=objective) for name in ("one", "two"))
+    assert steps(one).drop(columns=TIMINGS).equals(steps(two).drop(columns=TIMINGS))
+    for name, value in weights(one).items():
+        assert value.equal(weights(two)[name])
+
+
+def test_the_outputs_are_an_ordinary_model_a_log_and_a_summary(run_train, model_folder):
+    out = run_train(objective={"name": "profit", "tau": 0.02}, keep_epochs=True)
+    tokenizer = AutoTokenizer.from_pretrained(out / "model")
+    assert tokenizer.chat_template == AutoTokenizer.from_pretrained(model_folder).chat_template
+    assert GenerationConfig.from_pretrained(out / "model").eos_token_id == tokenizer.eos_token_id
+    before, after = weights(out), AutoModelForCausalLM.from_pretrained(model_folder).state_dict()
+    assert any(not value.equal(after[name]) for name, value in before.items())
+    final = AutoModelForCausalLM.from_pretrained(out / "model" / "epoch2").state_dict()
+    assert all(value.equal(final[name]) for name, value in before.items())
+    first = AutoModelForCausalLM.from_pretrained(out / "model" / "epoch1").state_dict()
+    assert any(not value.equal(first[name]) for name, value in before.items())
+    assert AutoTokenizer.from_pretrained(out / "model" / "epoch1").eos_token == "<end>"
+    log, summary = steps(out), read_json(out / "train.json")
+    assert tuple(log.columns) == COLUMNS and log["step"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert log["epoch"].iloc[-1] == 2 and log["learning_rate"].iloc[0] == 0 and log["tokens_per_second"].min() > 0
+    assert log["near_tau"].notna().all() and summary["tokens_trained"] == log["tokens"].sum()
+    assert (summary["steps"], summary["examples"], summary["truncated"]) == (6, PROMPTS, 0)
+    assert summary["provenance"]["tokens"] == {"trained": log["tokens"].sum()}
+    assert read_parquet_metadata(out / "steps.parquet")["provenance"]["settings"]["objective"]["tau"] == 0.02
+
+
+def test_lora_leaves_the_base_alone_and_saves_an_adapter(run_train, model_folder):
+    tuning = {"kind": "lora", "rank": 4, "alpha": 8, "target_modules": "all-linear"}
+    out = run_train(tuning=tuning, keep_epochs=True)
+    assert (out / "model" / "adapter_model.safetensors").exists() and not (out / "model/model.safetensors").exists()
+    base = AutoModelForCausalLM.from_pretrained(model_folder).state_dict()
+    for folder in (out / "model", out / "model" / "epoch1"):
+        state = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+        adapters = {name: value for name, value in state.items() if "lora_" in name}
+        assert not any("lm_head" in name or "embed_tokens" in name for name in adapters)
+        assert any(value.abs().sum() > 0 for name, value in adapters.items() if "lora_B" in name)
+        for name, value in base.items():
+            assert state.get(name, state.get(name.replace(".weight", ".base_layer.weight"))).equal(value)
+    assert AutoTokenizer.from_pretrained(out / "model").chat_template
+    summary = read_json(out / "train.json")
+    assert summary["parameters_trained"] == sum(value.numel() for value in adapters.values())
+
+
+@pytest.mark.parametrize("module", ["lm_head", "embed_tokens"])
+def test_an_adapter_on_the_head_or_the_embeddings_is_refused(run_train, module):
+    with pytest.raises(InputError, match=module):
+        run_train(tuning={"kind": "lora", "rank": 4, "alpha": 8, "target_modules": ["q_proj", module]})
+
+
+def test_budgets_of_several_references(run_train):
+    epochs = steps(run_train("epochs", references=3))
+    same = steps(run_train("steps", references=3, budget="steps"))
+    assert len(epochs) == 2 * math.ceil(3 * PROMPTS / 4)
+    assert len(same) == 2 * math.ceil(PROMPTS / 4)
+    assert same["learning_rate"].iloc[-1] < same["learning_rate"].max() / 4
+
+
+def test_an_answer_over_the_limit_is_cut_and_counted(run_train):
+    out = run_train(training={"max_length": 25})
+    summary = read_json(out / "train.json")
+    assert summary["truncated"] == PROMPTS
+    assert steps(out)["kept_end"].isna().all()
+
+
+def test_statistics_match_a_plain_softmax_and_padding_changes_nothing(model_folder):
+    model = AutoModelForCausalLM.from_pretrained(model_folder)
+    rows = [
+        {"input_ids": [3, 9, 8, 4, 11, 12, 1], "prompt_length": 4, "roles": [0, 1, 3], "example": 0},
+        {"input_ids": [3, 9, 4, 30, 1], "prompt_length": 3, "roles": [2, 3], "example": 1},
+    ]
+    batch = collate(rows, pad=0)
+    logprob, entropy = target_statistics(model, batch["input_ids"], batch["labels"], entropy=True)
+    expected = []
+    for row in rows:
+        p = model(torch.tensor([row["input_ids"]])).logits[0].softmax(-1)
+        for t in range(row["prompt_length"], len(row["input_ids"])):
+            expected.append((p[t - 1, row["input_ids"][t]].log().item(), -(p[t - 1] * p[t - 1].log()).sum().item()))
+    torch.testing.assert_close(torch.stack([logprob, entropy], 1), torch.tensor(expected), atol=1e-5, rtol=1e-4)
+    assert logprob.requires_grad and not entropy.requires_grad
+
+
+def test_the_order_depends_on_seed_and_epoch_alone():
+    order = SeededOrder(50, seed=3)
+    epochs = []
+    for epoch in range(3):
+        order.set_epoch(epoch)
+        epochs.append(list(order))
+    assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    again = SeededOrder(50, seed=3)
+    again.set_epoch(2)
+    assert list(again) == epochs[2] != list(SeededOrder(50, seed=4))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"references": 4}, "found 3 that are not held"),
+        ({"objective": {"name": "proft"}}, "found 'proft'"),
+        ({"objective": {"name": "profit", "tau": 2}}, "tau: found 2"),
+        ({"training": {"micro_batch_size": 3}}, "micro_batch_size: found 3"),
+        ({"training": {"micro_batch_size": 2}, "objective": {"name": "entropy"}}, "expected batch_size = 4"),
+        ({"training": {"micro_batch_size": 2}, "objective": {"name": "sft", "normaliser": "kept"}}, "batch_size = 4"),
+        ({"training": {"max_length": 12}}, "prompt 'p000': found .* fewer than 12"),
+        ({"objective": {"name": "random"}}, "--paired: found nothing"),
+        ({"paired": "no/steps.parquet", "objective": {"name": "random"}}, "no/steps.parquet: not found"),
+        ({"paired": "no/steps.parquet"}, "--paired: found no/steps.parquet"),
+        ({"model": "no/model"}, "no/model: found no config.json"),
+    ],
+)  # fmt: skip
+def test_bad_input_stops_before_training(run_train, tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        run_train(**changes)
+    assert not (tmp_path / "run").exists() and not (tmp_path / "scratch").exists()
+
+
+def test_a_paired_log_of_another_length_is_refused(run_train):
+    paired = run_train("paired", training={"epochs": 1})
+    with pytest.raises(InputError, match="found 3 steps, expected the 6"):
+        run_train(paired=paired / "steps.parquet", objective={"name": "random"})
+
+
+def test_a_prompt_longer_than_the_context_is_refused(run_train, tmp_path, references_path):
+    frame = pd.read_parquet(references_path)
+    frame["prompt"] = frame["prompt"] + " Mia" * 60
+    write_parquet(tmp_path / "long.parquet", frame)
+    with pytest.raises(InputError, match="prompt 'p000': found .*context of 64"):
+        run_train(data_file=tmp_path / "long.parquet", training={"max_length": 1000})
+
+
+def test_truncated_input_is_refused(run_train, tmp_path, references_path):
+    (tmp_path / "cut.parquet").write_bytes(references_path.read_bytes()[:-50])
+    with pytest.raises(InputError, match="cut.parquet"):
+        run_train(data_file=tmp_path / "cut.parquet")
+
+
+@pytest.mark.parametrize("part", ["chat_template", "eos_token"])
+def test_a_model_without_template_or_end_token_is_refused(run_train, tmp_path, model_folder, part):
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    (folder / "chat_template.jinja").unlink()
+    setattr(tokenizer, part, None)
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(InputError, match="chat template" if part == "chat_template" else "end token"):
+        run_train(model=folder)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_nothing_written(run_train, tmp_path, model_folder):
+    folder = tmp_path / "broken"
+    shutil.copytree(model_folder, folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.model.norm.weight.data[0] = math.nan
+    model.save_pretrained(folder)
+    with pytest.raises(InputError, match="step 1: found loss nan"):
+        run_train(model=folder)
+    assert not (tmp_path / "run").exists()
