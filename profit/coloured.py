@@ -1,0 +1,64 @@
+"""One reference answer, token by token with probability and label: table `coloured`, the paper's Figure 11.
+
+The paper does not say how it chose its answer. Here it is the most typical one, so that nobody picks a striking one.
+
+No command: used by `profit.tabulate`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from profit.correlate import label_tokens
+from profit.files import InputError, read_parquet
+
+
+def typical_answer(results: Path, models: Sequence[str], annotator: str) -> pd.DataFrame:
+    """One reference answer, one row a token and model: the answer most like all of them.
+
+    That is the one whose mean probabilities of core and of replaceable tokens, under the first model, lie nearest to
+    those of all references (sum of both distances; the first of equals), of answers with at least two tokens of each.
+    """
+    spans_path = results / "annotations" / f"{annotator}.parquet"
+    spans = read_parquet(spans_path, ["prompt_id", "reference_id", "start", "end", "label"])
+    references = read_parquet(
+        results / "data" / "references.parquet", ["prompt_id", "reference_id", "prompt", "answer"]
+    )
+    keys, parts, chosen = ["prompt_id", "reference_id"], [], None
+    for model in models:
+        columns = [*keys, "position", "token", "start", "end", "logprob"]
+        scores = read_parquet(results / "scores" / f"{model}.parquet", columns)
+        scores["probability"] = np.minimum(np.exp(scores["logprob"].astype(float)), 1.0)
+        scores["label"] = label_tokens(scores, spans, str(spans_path))
+        chosen = chosen or most_typical(scores, keys)
+        own = scores[(scores[keys] == chosen).all(axis=1)].sort_values("position")
+        text_of = references[(references[keys] == chosen).all(axis=1)].iloc[0]
+        parts.append(with_text(own, text_of["answer"]).assign(model=model, prompt=text_of["prompt"]))
+    columns = ["model", *keys, "prompt", "position", "token", "probability", "label", "space_before"]
+    return pd.concat(parts, ignore_index=True)[columns]
+
+
+def most_typical(scores: pd.DataFrame, keys: list[str]) -> tuple[Any, ...]:
+    """Keys of the answer that `gather_coloured` describes."""
+    kept = scores[scores["label"].isin(["core", "replaceable"])]
+    every = kept.groupby("label")["probability"].mean()
+    groups = kept.groupby([*keys, "label"])["probability"].agg(["mean", "size"]).unstack("label").dropna()
+    enough = groups[(groups["size"] >= 2).all(axis=1)]
+    distance = (enough["mean"] - every).abs().sum(axis=1)
+    if distance.empty:
+        raise InputError("scores: found no answer with two core and two replaceable tokens, expected one to colour")
+    return distance.idxmin()
+
+
+def with_text(tokens: pd.DataFrame, answer: str) -> pd.DataFrame:
+    """Tokens as the answer spells them, and whether white space stands before each; the end token keeps its name."""
+    starts, ends = tokens["start"].to_numpy(), tokens["end"].to_numpy()
+    before = np.concatenate([[0], ends[:-1]])
+    texts = [
+        answer[a:b].strip() if a >= 0 else token for a, b, token in zip(starts, ends, tokens["token"], strict=True)
+    ]
+    space = [a < 0 or answer[last:b][:1].isspace() for last, a, b in zip(before, starts, ends, strict=True)]
+    return tokens.assign(token=texts, space_before=space)
