@@ -22,7 +22,7 @@ onstart:
 
 
 onsuccess:
-    progress.end(begun)
+    progress.end(begun, RESULTS)
 
 
 rule all:

@@ -24,9 +24,10 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
-from profit.__main__ import SOCKET
+from profit.__main__ import CLIENT_SECONDS, SOCKET
 
 WORKFLOW = "PROFIT_WORKFLOW_PID"
 
@@ -49,6 +50,14 @@ PRELOADED = (
 )
 
 
+@dataclass(frozen=True)
+class Forked:
+    """A running job: the connection to its client and what the client asked for."""
+
+    client: socket.socket
+    request: dict
+
+
 def prepare_environment(repository: str | Path) -> None:
     """Let every job of this Snakemake find this Python and this package, activated or not, and know whom to follow."""
     os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
@@ -62,7 +71,7 @@ def gpu_in_reach() -> bool:
 
 
 def start() -> Path:
-    """Start a server that lives as long as this process and tell later jobs of it; return its account (JSON)."""
+    """Start a server that lives as long as this process and tell later jobs of it; return its account (JSON lines)."""
     folder = Path(tempfile.mkdtemp(prefix="profit-"))
     # One thread here: a fork inherits no threads, and each job sets its own number.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
@@ -72,7 +81,7 @@ def start() -> Path:
         stdin=subprocess.DEVNULL,
     )
     os.environ[SOCKET] = str(folder / "socket")
-    return folder / "account.json"
+    return folder / "account.jsonl"
 
 
 def run_rule(rule: str, argv: list[str]) -> int:
@@ -112,14 +121,23 @@ def _alive(process: int) -> bool:
 
 def serve(folder: Path, parent: int) -> None:
     """Load the packages, then fork a job for every client until `parent` is gone."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGTERM, _stop)
     _die_with_parent(parent, signal.SIGTERM)
     # Ctrl-C reaches the whole terminal group: the jobs stop by it, the server when Snakemake does.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         _serve(folder, parent)
+    except Exception:
+        sys.excepthook(*sys.exc_info())
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        # The packages' own farewells would only take time.
+        os._exit(0)
+
+
+def _stop(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise SystemExit(0)
 
 
 def _serve(folder: Path, parent: int) -> None:
@@ -127,7 +145,10 @@ def _serve(folder: Path, parent: int) -> None:
     listener.bind(str(folder / "socket"))
     # Clients may connect at once; they wait until all is loaded.
     listener.listen(64)
-    _preload(folder / "account.json")
+    _preload()
+    _account(
+        folder, {"rule": "server", "cpu_seconds": time.process_time(), "cpu_seconds_imports": time.process_time()}
+    )
     wake, woken = socket.socketpair()
     for end in (wake, woken):
         end.setblocking(False)
@@ -136,59 +157,75 @@ def _serve(folder: Path, parent: int) -> None:
     watched = selectors.DefaultSelector()
     watched.register(listener, selectors.EVENT_READ)
     watched.register(wake, selectors.EVENT_READ)
-    jobs: dict[int, socket.socket] = {}
+    jobs: dict[int, Forked] = {}
     try:
         while os.getppid() == parent:
             for key, _ in watched.select(timeout=1.0):
                 if key.fileobj is listener:
                     client, _ = listener.accept()
-                    job = _fork(client, [listener, wake, woken, watched, *jobs.values()])
-                    if job:
-                        jobs[job] = client
-                        watched.register(client, selectors.EVENT_READ)
+                    request, descriptors = _read_request(client)
+                    if request is None:
+                        client.close()
+                        continue
+                    inherited = [listener, wake, woken, watched, client, *(job.client for job in jobs.values())]
+                    jobs[_fork(request, descriptors, folder, inherited)] = Forked(client, request)
+                    watched.register(client, selectors.EVENT_READ)
+                    for descriptor in descriptors:
+                        os.close(descriptor)
                 elif key.fileobj is wake:
                     with contextlib.suppress(BlockingIOError):
                         wake.recv(4096)
                 else:
                     # A client says nothing after its request: it is readable because it is gone.
-                    gone = next(job for job, client in jobs.items() if client is key.fileobj)
+                    gone = next(process for process, job in jobs.items() if job.client is key.fileobj)
                     os.kill(gone, signal.SIGKILL)
                     watched.unregister(key.fileobj)
-            _answer_finished(jobs, watched)
+            _answer_finished(jobs, folder, watched)
     finally:
-        for job in jobs:
-            os.kill(job, signal.SIGKILL)
+        signal.set_wakeup_fd(-1)
+        for process in jobs:
+            os.kill(process, signal.SIGKILL)
 
 
-def _answer_finished(jobs: dict[int, socket.socket], watched: selectors.BaseSelector) -> None:
-    """Send the status of every job that has ended to its client."""
+def _answer_finished(jobs: dict[int, Forked], folder: Path, watched: selectors.BaseSelector) -> None:
+    """Send the status of every job that has ended to its client and write down what it cost."""
     while jobs:
-        job, status = os.waitpid(-1, os.WNOHANG)
-        if job == 0:
+        process, status, usage = os.wait4(-1, os.WNOHANG)
+        if process == 0:
             return
-        client = jobs.pop(job, None)
-        if client is None:
-            continue
+        job = jobs.pop(process)
         code = os.waitstatus_to_exitcode(status)
+        imports = folder / f"imports.{process}"
+        client = float(job.request["environment"][CLIENT_SECONDS])
+        seconds = usage.ru_utime + usage.ru_stime + client
+        loaded = float(imports.read_text()) + client if imports.exists() else seconds
+        imports.unlink(missing_ok=True)
+        _account(folder, {"rule": job.request["rule"], "cpu_seconds": seconds, "cpu_seconds_imports": loaded})
         with contextlib.suppress(OSError):
-            client.sendall((code if code >= 0 else 128 - code).to_bytes(4))
+            job.client.sendall((code if code >= 0 else 128 - code).to_bytes(4))
         with contextlib.suppress(KeyError):
-            watched.unregister(client)
-        client.close()
+            watched.unregister(job.client)
+        job.client.close()
 
 
-def _fork(client: socket.socket, inherited: list) -> int:
-    """Read a request and run it in a fork; returns the fork's process id, 0 for a client that broke off."""
+def _account(folder: Path, entry: dict) -> None:
+    with (folder / "account.jsonl").open("a") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def _read_request(client: socket.socket) -> tuple[dict | None, list[int]]:
+    """What a client asks for and its stdout and stderr; None for a client that broke off."""
     size, descriptors, _, _ = socket.recv_fds(client, 4, 2)
     request = _receive(client, int.from_bytes(size)) if len(size) == 4 else b""
+    return json.loads(request) if request else None, descriptors
+
+
+def _fork(request: dict, descriptors: list[int], folder: Path, inherited: list) -> int:
+    """Run a request in a fork; returns its process id, in the server only."""
     server = os.getpid()
-    job = os.fork() if request else 0
-    if job or not request:
-        for descriptor in descriptors:
-            os.close(descriptor)
-        if not request:
-            client.close()
-        return job
+    process = os.fork()
+    if process:
+        return process
     status = 1
     try:
         signal.set_wakeup_fd(-1)
@@ -196,18 +233,17 @@ def _fork(client: socket.socket, inherited: list) -> int:
             signal.signal(name, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         _die_with_parent(server, signal.SIGKILL)
-        for item in [client, *inherited]:
+        for item in inherited:
             item.close()
-        status = _run_job(json.loads(request), descriptors)
+        status = _run_job(request, descriptors, folder)
     finally:
         os._exit(status)
 
 
-def _run_job(request: dict, descriptors: list[int]) -> int:
+def _run_job(request: dict, descriptors: list[int], folder: Path) -> int:
     """The life of a fork: take over the client's folder, environment and output, run, return the exit status."""
     for target, descriptor in enumerate(descriptors, start=1):
         os.dup2(descriptor, target)
-        os.close(descriptor)
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
@@ -215,6 +251,8 @@ def _run_job(request: dict, descriptors: list[int]) -> int:
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
     try:
+        importlib.import_module(f"profit.{request['rule']}")
+        (folder / f"imports.{os.getpid()}").write_text(str(time.process_time()))
         status = run_rule(request["rule"], request["argv"])
     except SystemExit as error:
         if isinstance(error.code, str):
@@ -228,8 +266,8 @@ def _run_job(request: dict, descriptors: list[int]) -> int:
     return status
 
 
-def _preload(account: Path) -> None:
-    """Import what jobs need and write down the CPU seconds that it took; a package that fails is left to the job."""
+def _preload() -> None:
+    """Import what jobs need; a package that fails is left to the job."""
     for name in PRELOADED:
         try:
             importlib.import_module(name)
@@ -238,9 +276,6 @@ def _preload(account: Path) -> None:
     # What is loaded stays; a collection in a fork would only copy its pages.
     gc.collect()
     gc.freeze()
-    temporary = account.with_suffix(".part")
-    temporary.write_text(json.dumps({"cpu_seconds": time.process_time()}))
-    temporary.rename(account)
 
 
 def _die_with_parent(parent: int, signal_number: int) -> None:

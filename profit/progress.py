@@ -4,6 +4,7 @@ Imported by the Snakefile, so the standard library and the study's schema only. 
 onsuccess.
 """
 
+import json
 import logging
 import sys
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from profit import forkserver, plan
+from profit.files import write_json
 from profit.runs import runs_of
 from profit.study import Study
 
@@ -101,11 +103,21 @@ def _said_by_progress(record: logging.LogRecord) -> bool:
     return not silent and not record.getMessage().startswith(("Select jobs", "Execute "))
 
 
-def end(begun: dict[str, Any]) -> None:
-    """Show the wall time beside the prediction."""
-    if begun:
-        taken = time.monotonic() - begun["started"]
-        say(f"Took {plan.clock(taken)}, predicted {plan.clock(begun['predicted'])}.")
+def end(begun: dict[str, Any], results: str) -> None:
+    """Show wall time beside the prediction, and CPU seconds with the share of start-up; keep them in a file."""
+    if not begun:
+        return
+    taken = time.monotonic() - begun["started"]
+    say(f"Took {plan.clock(taken)}, predicted {plan.clock(begun['predicted'])}.")
+    account = begun["account"]
+    if account is None or not account.is_file():
+        return
+    entries = [json.loads(line) for line in account.read_text().splitlines()]
+    total = {key: sum(entry[key] for entry in entries) for key in ("cpu_seconds", "cpu_seconds_imports")}
+    share = total["cpu_seconds_imports"] / total["cpu_seconds"]
+    say(f"{total['cpu_seconds']:.0f} CPU seconds in jobs, {share:.1%} of them for start-up and imports.")
+    found = {"wall_seconds": taken, "predicted_seconds": begun["predicted"], **total, "jobs": entries}
+    write_json(Path(results) / "benchmarks" / "account.json", found)
 
 
 def last_lines(path: Path) -> list[str]:

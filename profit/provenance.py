@@ -21,13 +21,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from profit.__main__ import CLIENT_SECONDS
 from profit.code_version import code_version
 from profit.files import canonical_json
 
 PACKAGES = ("torch", "transformers", "peft", "lm_eval", "snakemake")
-
-# The client of the fork server hands its own start-up seconds on, so that none is lost from the account.
-CLIENT_SECONDS = "PROFIT_CLIENT_CPU_SECONDS"
 
 
 class Job:

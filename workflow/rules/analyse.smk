@@ -10,7 +10,7 @@ rule score:
     benchmark:
         f"{RESULTS}/benchmarks/score/{{model}}.jsonl"
     conda:
-        "profit"
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=4000,
@@ -34,7 +34,7 @@ rule annotate:
     benchmark:
         f"{RESULTS}/benchmarks/annotate/{{annotator}}.jsonl"
     conda:
-        "profit"
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -60,7 +60,7 @@ rule correlate:
     benchmark:
         f"{RESULTS}/benchmarks/correlate/{{model}}/{{annotator}}.jsonl"
     conda:
-        "profit"
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=4000,
@@ -91,7 +91,7 @@ rule overfit:
     benchmark:
         f"{RESULTS}/benchmarks/overfit/{{model}}/{{method}}/seed{{seed}}.jsonl"
     conda:
-        "profit"
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=4000,

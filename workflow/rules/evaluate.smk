@@ -11,7 +11,7 @@ rule evaluate:
     benchmark:
         f"{RESULTS}/benchmarks/evaluate/{{model}}/{{method}}/seed{{seed}}/{{checkpoint}}.jsonl"
     conda:
-        "profit"
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=4000,
@@ -47,7 +47,7 @@ rule tune:
     benchmark:
         f"{RESULTS}/benchmarks/tune.jsonl"
     conda:
-        "profit"
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=2000,

@@ -29,7 +29,7 @@ rule tabulate:
     benchmark:
         f"{RESULTS}/benchmarks/tabulate.jsonl"
     conda:
-        "profit"
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=4000,
@@ -63,7 +63,7 @@ rule draw:
     benchmark:
         "results/{tables_of}/benchmarks/draw/{figure}.jsonl"
     conda:
-        "profit"
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -101,7 +101,7 @@ rule report:
     benchmark:
         f"{RESULTS}/benchmarks/report.jsonl"
     conda:
-        "profit"
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=2000,

@@ -9,7 +9,7 @@ rule generate:
     benchmark:
         f"{RESULTS}/benchmarks/generate.jsonl"
     conda:
-        "profit"
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -37,7 +37,7 @@ rule pretrain:
     benchmark:
         f"{RESULTS}/benchmarks/pretrain/{{model}}.jsonl"
     conda:
-        "profit"
+        "../../environment.yml"
     threads: 2
     resources:
         mem_mb=4000,

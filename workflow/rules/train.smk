@@ -14,7 +14,7 @@ rule train:
     benchmark:
         f"{RESULTS}/benchmarks/train/{{model}}/{{method}}/seed{{seed}}.jsonl"
     conda:
-        "profit"
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=4000,
