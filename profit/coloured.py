@@ -33,7 +33,7 @@ def typical_answer(results: Path, models: Sequence[str], annotator: str) -> pd.D
         scores = read_parquet(results / "scores" / f"{model}.parquet", columns)
         scores["probability"] = np.minimum(np.exp(scores["logprob"].astype(float)), 1.0)
         scores["label"] = label_tokens(scores, spans, str(spans_path))
-        chosen = chosen or most_typical(scores, keys)
+        chosen = chosen or list(most_typical(scores, keys))
         own = scores[(scores[keys] == chosen).all(axis=1)].sort_values("position")
         text_of = references[(references[keys] == chosen).all(axis=1)].iloc[0]
         parts.append(with_text(own, text_of["answer"]).assign(model=model, prompt=text_of["prompt"]))

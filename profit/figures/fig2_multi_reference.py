@@ -44,7 +44,7 @@ def draw(folder: Path, published: Path) -> Figure:
         mosaic["replaceable"].set_xlabel("references a prompt, K")
         style.footnote(
             figure,
-            f"Ours: {style.seeds_note(seeds)}; dots are seeds. Overfit of SFT: {style.seeds_note(sum(counts, []))}.\n"
+            f"Accuracy: {style.seeds_note(seeds)}; dots are seeds. Overfit: {style.seeds_note(sum(counts, []))}.\n"
             f"Paper: {style.PAPER_MODEL}, Table 1 (one checkpoint each); 3 references: §3.2 states GPQA-D alone.\n"
             "Its benchmarks and model are not ours: each stands below the benchmark that takes its place.",
         )
@@ -102,5 +102,5 @@ def draw_overfit(axes: Axes, overfit: pd.DataFrame, part: str) -> list[int]:
         counts += list(points["seeds"])
     axes.set_xticks(sorted(overfit["references"].unique()))
     axes.set_ylabel("overfit (nats/token)")
-    axes.set_title(f"Overfit of SFT, {part} tokens", loc="left")
+    axes.set_title(f"Overfit, {part} tokens", loc="left")
     return counts

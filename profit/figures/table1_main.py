@@ -46,7 +46,8 @@ def draw(folder: Path, published: Path) -> Figure:
             "Accuracy (%): mean ± half width of the 95 % t interval over n seeds (one seed: descriptive, none). "
             "Δ: difference of\nthe averages to SFT in points [95 % paired t interval]. Bold: highest of its column, "
             "if the interval of its difference to SFT lies\nabove zero. Grey: paper, "
-            f"{style.PAPER_MODEL}, one checkpoint each, mean kept and Δ computed; its benchmarks stand below ours in their place."
+            f"{style.PAPER_MODEL}, one checkpoint each, mean kept and Δ computed; each of its benchmarks stands below "
+            "ours in\nits place."
         )
         axes.text(0.05, height - 0.05, note, fontsize=style.SMALL, va="bottom", color="#333333", linespacing=1.3)
 

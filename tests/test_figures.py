@@ -1,0 +1,281 @@
+"""Every figure drawn from made-up tables: what it shows, that nothing is clipped or printed over, and equal bytes."""
+
+import importlib
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic_results as made
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from profit import draw, tabulate
+from profit.figures import style, tables
+from profit.files import InputError, write_parquet
+
+PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published"
+
+
+def tabulated(folder: Path, study: dict[str, Any], questions: int = 10) -> Path:
+    made.write_results(folder, study, questions=questions)
+    arguments = ["--study", json.dumps(study), "--results", str(folder), "--output-folder", str(folder / "tables")]
+    tabulate.main(arguments)
+    return folder / "tables"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tables of a whole study."""
+    return tabulated(tmp_path_factory.mktemp("whole"), made.full_study(seeds=5))
+
+
+@pytest.fixture(scope="module")
+def one_seed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tables of a study as small as the smoke one: one seed, few methods, a sweep of each kind."""
+    study = made.full_study(seeds=1)
+    left_out = ("keep_low", "entropy", "dft", "random", "sft_3ref")
+    study["runs"] = [run for run in study["runs"] if not run["method"].startswith(left_out)]
+    study["runs"] = [run for run in study["runs"] if run["method"] != "sft_5ref"]
+    return tabulated(tmp_path_factory.mktemp("one"), study, questions=4)
+
+
+@pytest.fixture(scope="module")
+def drawn(folder: Path) -> dict[str, Figure]:
+    """All figures of the whole study, laid out."""
+    return {name: lay_out(name, folder) for name in draw.FIGURES}
+
+
+def build(name: str, folder: Path) -> Figure:
+    style.apply()
+    return importlib.import_module(f"profit.figures.{name}").draw(folder, PUBLISHED)
+
+
+def lay_out(name: str, folder: Path) -> Figure:
+    figure = build(name, folder)
+    FigureCanvasAgg(figure).draw()
+    return figure
+
+
+def texts(figure: Figure) -> list[Text]:
+    """Texts that are printed."""
+    found = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    hidden = [
+        axis for axes in figure.findobj(lambda artist: hasattr(artist, "xaxis")) for axis in (axes.xaxis, axes.yaxis)
+    ]
+    unseen = {id(text) for axis in hidden for text in axis.findobj(Text) if not shown(text, axis)}
+    return [text for text in found if id(text) not in unseen]
+
+
+def shown(text: Text, axis: Any) -> bool:
+    """Whether a text of an axis is drawn: not one of a tick beyond the limits or of axes switched off."""
+    if not axis.axes.axison:
+        return False
+    ticks = {id(label): tick for tick in axis.get_major_ticks() for label in (tick.label1, tick.label2)}
+    tick = ticks.get(id(text))
+    low, high = sorted(axis.get_view_interval())
+    return tick is None or (low - 1e-9 <= tick.get_loc() <= high + 1e-9)
+
+
+def words(figure: Figure) -> str:
+    return "\n".join(text.get_text() for text in texts(figure))
+
+
+@pytest.mark.parametrize("name", draw.FIGURES)
+def test_text_is_readable_inside_the_page_and_apart(name: str, drawn: dict[str, Figure]) -> None:
+    figure = drawn[name]
+    width, height = figure.get_size_inches()
+    assert width in (style.COLUMN, style.PAGE) and height < 9
+    page, boxes = figure.bbox, []
+    for text in texts(figure):
+        assert text.get_fontsize() >= style.SMALL, text
+        box = text.get_window_extent()
+        inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= page.x1 + 1 and box.y1 <= page.y1 + 1
+        assert inside, f"{text.get_text()!r} leaves the page: {box}"
+        boxes.append((text.get_text(), box.padded(-1)))
+    for (first, a), (second, b) in itertools.combinations(boxes, 2):
+        assert not a.overlaps(b), f"{first!r} is printed over {second!r}"
+
+
+@pytest.mark.parametrize("name", ["fig4_threshold", "fig11_coloured"])
+def test_files_are_written_and_equal_the_second_time(name: str, folder: Path, tmp_path: Path) -> None:
+    contents = []
+    for attempt in ("first", "second"):
+        pdf, png = tmp_path / attempt / "f.pdf", tmp_path / attempt / "f.png"
+        arguments = ["--figure", name, "--tables", str(folder), "--published", str(PUBLISHED)]
+        draw.main([*arguments, "--output-pdf", str(pdf), "--output-png", str(png)])
+        contents.append((pdf.read_bytes(), png.read_bytes()))
+    assert contents[0] == contents[1]
+    assert contents[0][0].startswith(b"%PDF") and contents[0][1].startswith(b"\x89PNG")
+    assert b"CreationDate" not in contents[0][0]
+
+
+@pytest.mark.parametrize("name", draw.FIGURES)
+def test_one_seed_is_called_descriptive_and_has_no_interval(name: str, one_seed: Path) -> None:
+    said = words(build(name, one_seed)).lower()
+    if name in ("fig3_probability", "fig11_coloured"):  # no seeds in them
+        return
+    assert "descriptive" in said
+    if name != "table1_main":
+        assert "interval" not in said
+
+
+def test_sweeps_of_one_seed_and_the_number_of_seeds_are_named(drawn: dict[str, Figure]) -> None:
+    for name in ("fig4_threshold", "fig5_lora_rank", "fig6_epochs"):
+        assert "one seed, descriptive" in words(drawn[name]).lower()
+    assert "mean of 3-5 seeds" in words(drawn["fig2_multi_reference"])
+    assert "Overfit: mean of 3 seeds" in words(drawn["fig2_multi_reference"])
+    assert "Mean of 3-5 seeds, bands: 95 % t interval" in words(drawn["kept_share"])
+
+
+def test_bars_of_figure_2_are_the_means_of_table_main(drawn: dict[str, Figure], folder: Path) -> None:
+    main = pd.read_parquet(folder / "main.parquet").set_index(["method", "benchmark"])["mean"]
+    axes = drawn["fig2_multi_reference"].axes[0]
+    names = [*made.BENCHMARKS, "average"]
+    for bars, method in zip(axes.containers[::2], ["vanilla", "sft", "sft_3ref", "profit"], strict=True):
+        heights = [bar.get_height() for bar in bars]
+        assert heights == pytest.approx([100 * main[method, name] for name in names])
+
+
+def test_figure_2_shows_published_values_only_where_there_are_some(drawn: dict[str, Figure]) -> None:
+    paper = next(axes for axes in drawn["fig2_multi_reference"].axes if axes.get_title("left").startswith("Published"))
+    heights = np.array([[bar.get_height() for bar in bars] for bars in paper.containers])
+    assert heights[1].tolist() == [55.43, 74.80, 34.15, 11.25, 31.33, 41.39]
+    assert np.isnan(heights[2]).tolist() == [True, True, False, True, True, True] and heights[2][2] == 33.5
+    assert not any(bar.get_fill() for bars in paper.containers for bar in bars)
+
+
+def test_figure_4_rests_on_the_seeds_that_every_threshold_has(drawn: dict[str, Figure], folder: Path) -> None:
+    found = pd.read_parquet(folder / "evaluations.parquet")
+    first = found[(found["method"] == "profit") & (found["seed"] == 0) & (found["benchmark"] == "longer")]
+    axes = drawn["fig4_threshold"].axes[0]
+    line = next(line for line in axes.lines if line.get_label() == "Longer")
+    assert list(line.get_xdata()) == [0.1, 0.3, 0.5, 0.7, 0.9]
+    assert line.get_ydata()[0] == pytest.approx(100 * first["accuracy"].item())
+    sft = found[(found["method"] == "sft") & (found["seed"] == 0) & (found["benchmark"] == "longer")]
+    dashed = [line for line in axes.lines if line.get_linestyle() == "--" and line.get_color() == "#E69F00"]
+    assert dashed[0].get_ydata()[0] == pytest.approx(100 * sft["accuracy"].item())
+
+
+def test_one_colour_a_method_in_every_figure(drawn: dict[str, Figure]) -> None:
+    assert len(set(style.COLOURS.values())) == len(style.COLOURS) == len(set(style.MARKERS.values()))
+    seen: dict[str, set[str]] = {}
+    for name in ("fig5_lora_rank", "fig6_epochs", "kept_share"):
+        for axes in drawn[name].axes:
+            for line in axes.lines:
+                seen.setdefault(str(line.get_label()).split(" (")[0], set()).add(to_hex(line.get_color()).upper())
+    for kind in ("sft", "profit", "keep_low", "entropy"):
+        assert seen[style.LABELS[kind]] == {style.COLOURS[kind]}
+
+
+def test_table_1_prints_bold_only_what_is_highest_and_surely_above_sft(folder: Path, tmp_path: Path) -> None:
+    main = pd.read_parquet(folder / "main.parquet")
+    chosen = main["method"].eq("dft") & main["benchmark"].isin(["longer", "choice"])
+    main.loc[chosen, ["mean", "low", "high"]] = [0.991, 0.985, 0.997]
+    main.loc[chosen, "difference_low"] = np.where(main.loc[chosen, "benchmark"] == "longer", 0.01, -0.01)
+    main.loc[~chosen, "difference_low"] = -0.02
+    write_parquet(tmp_path / "main.parquet", main)
+    write_parquet(tmp_path / "runs.parquet", pd.read_parquet(folder / "runs.parquet"))
+    figure = build("table1_main", tmp_path)
+    bold = [text.get_text() for text in texts(figure) if text.get_fontweight() == "bold"]
+    assert sorted(bold) == ["99.1", "kept", "learnt"]
+    assert sum(text.get_text() == "99.1" for text in texts(figure)) == 2
+
+
+def test_figure_3_prints_the_summary(drawn: dict[str, Figure], folder: Path) -> None:
+    row = pd.read_parquet(folder / "correlation.parquet").iloc[0]
+    title = drawn["fig3_probability"].axes[0].get_title("left")
+    assert f"core {row['probability_core_mean']:.3f}, replaceable {row['probability_replaceable_mean']:.3f}" in title
+    assert f"AUC {row['effect_auc']:.3f}" in title
+    hollow = [line.get_xdata()[0] for line in drawn["fig3_probability"].axes[0].lines if line.get_marker() == "v"]
+    assert hollow == [0.768, 0.485]
+
+
+def test_several_models_get_a_block_each(drawn: dict[str, Figure], folder: Path, tmp_path: Path) -> None:
+    for path in folder.glob("*.parquet"):
+        frame = pd.read_parquet(path)
+        write_parquet(tmp_path / path.name, pd.concat([frame, frame.assign(model="other")], ignore_index=True))
+    for name in draw.FIGURES:
+        figure = build(name, tmp_path)
+        assert {"mini", "other"} <= set(words(figure).split("\n")), name
+        assert figure.get_size_inches()[1] > 1.5 * drawn[name].get_size_inches()[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [("fig4_threshold", "evaluations"), ("fig3_probability", "densities"), ("kept_share", "steps")],
+)
+def test_missing_tables_and_columns_are_named(name: str, table: str, folder: Path, tmp_path: Path) -> None:
+    for path in folder.glob("*.parquet"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    frame = pd.read_parquet(tmp_path / f"{table}.parquet")
+    outputs = tmp_path / "f.pdf", tmp_path / "f.png"
+    write_parquet(tmp_path / f"{table}.parquet", frame.drop(columns="model"))
+    with pytest.raises(InputError, match=f"{table}.parquet.*model"):
+        draw.draw(name, tmp_path, PUBLISHED, *outputs)
+    write_parquet(tmp_path / f"{table}.parquet", frame.head(0))
+    with pytest.raises(InputError, match=f"{table}.parquet.*no rows"):
+        draw.draw(name, tmp_path, PUBLISHED, *outputs)
+    (tmp_path / f"{table}.parquet").unlink()
+    with pytest.raises(InputError, match=f"{table}.parquet.*not found"):
+        draw.draw(name, tmp_path, PUBLISHED, *outputs)
+    assert not any(path.exists() for path in outputs)
+
+
+def test_a_study_without_sweeps_is_told_so(folder: Path, tmp_path: Path) -> None:
+    runs = pd.read_parquet(folder / "runs.parquet")
+    found = pd.read_parquet(folder / "evaluations.parquet")
+    plain = runs[runs["group"].eq("main") & ~runs["objective"].eq("profit")]
+    write_parquet(tmp_path / "runs.parquet", plain)
+    write_parquet(tmp_path / "evaluations.parquet", found[found["method"].isin(plain["method"])])
+    for name in ("fig4_threshold", "fig5_lora_rank", "fig6_epochs"):
+        with pytest.raises(InputError, match="table runs: found no"):
+            draw.draw(name, tmp_path, PUBLISHED, tmp_path / "f.pdf", tmp_path / "f.png")
+
+
+def test_only_the_module_of_the_figure_is_imported(folder: Path, tmp_path: Path) -> None:
+    arguments = ["--figure", "fig5_lora_rank", "--tables", str(folder), "--published", str(PUBLISHED)]
+    arguments += ["--output-pdf", str(tmp_path / "f.pdf"), "--output-png", str(tmp_path / "f.png")]
+    script = f"import sys; from profit.draw import main; main({arguments!r}); print(*sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=PUBLISHED.parents[1]
+    )
+    loaded = done.stdout.split()
+    figures = [
+        name
+        for name in loaded
+        if name.startswith(("profit.figures.fig", "profit.figures.kept", "profit.figures.table1"))
+    ]
+    assert figures == ["profit.figures.fig5_lora_rank"]
+    assert not {"matplotlib.pyplot", "torch", "transformers"} & set(loaded)
+
+
+def test_published_averages_agree_with_their_cells() -> None:
+    for name, models in (("table1", 5), ("table2", 3), ("table3", 3)):
+        table = tables.load_published(PUBLISHED, name)
+        wide = table.pivot(index=["model", "method"], columns="benchmark", values="accuracy")
+        cells = wide.drop(columns=["average", "difference_vs_vanilla"])
+        assert cells.notna().all(axis=None) and cells.shape[1] == 5 and len(wide.index.unique("model")) == models
+        assert (cells.mean(axis=1) - wide["average"]).abs().max() < 0.013
+        vanilla = wide["average"].xs("vanilla", level="method")
+        gain = wide["average"] - wide.index.get_level_values("model").map(vanilla)
+        assert (gain - wide["difference_vs_vanilla"]).abs().max() < 0.011
+
+
+def test_published_values_of_figures() -> None:
+    means = tables.load_published(PUBLISHED, "figure3").set_index(["quantity", "label"])["value"]
+    assert means["mean_probability"].to_dict() == {"core": 0.768, "replaceable": 0.485, "all": 0.716}
+    figure2 = tables.load_published(PUBLISHED, "figure2")
+    assert (
+        figure2.set_index("references")["accuracy"].to_dict() == {1: 34.1, 3: 33.5} and figure2["model"].isna().all()
+    )
+    assert tables.load_published(PUBLISHED, "figure6")["accuracy"].tolist() == [60.1, 54.9]
+    with pytest.raises(InputError, match="figure99.csv: not found"):
+        tables.load_published(PUBLISHED, "figure99")

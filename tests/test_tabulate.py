@@ -1,0 +1,329 @@
+"""Tables against numbers recomputed from the raw samples, the runs they may read, and every kind of bad input."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic_results as made
+from scipy import stats
+
+from profit import coloured, tabulate
+from profit.files import InputError, read_json, write_json, write_parquet
+
+SMALL = ["same_length", "longer"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Results of every kind of run, tabulated."""
+    folder, study = tmp_path_factory.mktemp("whole"), made.full_study(seeds=3)
+    made.write_results(folder, study, questions=5)
+    run(folder, study)
+    return folder, study
+
+
+@pytest.fixture(scope="module")
+def small_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of the five runs of `small_study`, never changed."""
+    return made.write_results(tmp_path_factory.mktemp("small"), small_study(), SMALL, questions=4)
+
+
+@pytest.fixture
+def small(small_results: Path, tmp_path: Path) -> Path:
+    """A copy of the small results for a test to damage."""
+    return Path(shutil.copytree(small_results, tmp_path / "results"))
+
+
+def small_study() -> dict[str, Any]:
+    runs = [made.make_run("sft", seed, {"name": "sft"}, overfit=seed == 0) for seed in range(2)]
+    runs += [made.make_run("profit", seed, made.profit()) for seed in range(2)]
+    return {"name": "small", "runs": [made.make_run("vanilla", 0, {"name": "none"}), *runs]}
+
+
+def run(folder: Path, study: dict[str, Any], *more: str) -> Path:
+    """Call the command; returns the folder of tables."""
+    tables = folder / "tables"
+    arguments = ["--study", json.dumps(study), "--results", str(folder), "--output-folder", str(tables), *more]
+    tabulate.main(arguments)
+    return tables
+
+
+def accuracy(folder: Path, method: str, benchmark: str, seeds: int) -> np.ndarray:
+    """Accuracies by seed, straight from the samples."""
+    found = []
+    for seed in range(seeds):
+        samples = pd.read_parquet(
+            folder / "evaluations" / "mini" / method / f"seed{seed}" / "final" / "samples.parquet"
+        )
+        found.append(samples.loc[samples["benchmark"] == benchmark, "correct"].mean())
+    return np.array(found)
+
+
+def test_main_table_agrees_with_the_samples(whole: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = whole
+    main = pd.read_parquet(folder / "tables" / "main.parquet").set_index(["method", "benchmark"])
+    by_benchmark = {
+        (method, name): accuracy(folder, method, name, seeds)
+        for method, seeds in (("sft", 3), ("profit", 3), ("dft", 2), ("vanilla", 2))
+        for name in made.BENCHMARKS
+    }
+    for method in ("sft", "profit", "dft"):
+        own = {name: by_benchmark[method, name] for name in made.BENCHMARKS}
+        sft = {name: by_benchmark["sft", name] for name in made.BENCHMARKS}
+        own["average"], sft["average"] = (np.mean([*each.values()], axis=0) for each in (own, sft))
+        kept = made.BENCHMARKS[1:]
+        own["kept"], sft["kept"] = (np.mean([each[name] for name in kept], axis=0) for each in (own, sft))
+        own["learnt"], sft["learnt"] = own["same_length"], sft["same_length"]
+        for name, values in own.items():
+            row = main.loc[(method, name)]
+            if stats.sem(values) > 0:
+                interval = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
+                assert (row["low"], row["high"]) == pytest.approx(interval)
+            assert row["mean"] == pytest.approx(values.mean())
+            assert row["seeds"] == len(values)
+            if method == "sft":
+                assert math.isnan(row["difference_vs_sft"])
+                continue
+            paired = values - sft[name][: len(values)]
+            assert row["difference_vs_sft"] == pytest.approx(paired.mean())
+            assert row["difference_seeds"] == len(values)
+            if stats.sem(paired) > 0:
+                interval = stats.ttest_rel(values, sft[name][: len(values)]).confidence_interval(0.95)
+                assert (row["difference_low"], row["difference_high"]) == pytest.approx(tuple(interval))
+    vanilla = by_benchmark["profit", "format"][:2] - by_benchmark["vanilla", "format"]
+    assert main.loc[("profit", "format"), "difference_vs_vanilla"] == pytest.approx(vanilla.mean())
+
+
+def test_every_table_is_written_twice_and_equal(whole: tuple[Path, dict[str, Any]]) -> None:
+    tables = whole[0] / "tables"
+    names = {
+        "runs",
+        "evaluations",
+        "steps",
+        "overfit",
+        "densities",
+        "correlation",
+        "threshold_loss",
+        "coloured",
+        "main",
+    }
+    assert {path.stem for path in tables.glob("*.parquet")} == names == {path.stem for path in tables.glob("*.csv")}
+    for name in names:
+        csv, parquet = pd.read_csv(tables / f"{name}.csv"), pd.read_parquet(tables / f"{name}.parquet")
+        assert list(csv) == list(parquet) and csv["study"].eq("made_up").all()
+        numbers = parquet.select_dtypes("number").columns
+        both = csv[numbers].astype(float), parquet[numbers].astype(float)
+        pd.testing.assert_frame_equal(*both, rtol=1e-5, check_dtype=False)
+
+
+def test_runs_hold_settings_costs_and_the_token_weighted_kept_share(whole: tuple[Path, dict[str, Any]]) -> None:
+    folder, study = whole
+    runs = pd.read_parquet(folder / "tables" / "runs.parquet").set_index(["method", "seed"])
+    assert len(runs) == len(study["runs"])
+    steps = pd.read_parquet(folder / "runs" / "mini" / "profit" / "seed1" / "steps.parquet")
+    row = runs.loc[("profit", 1)]
+    assert row["kept"] == pytest.approx((steps["kept"] * steps["tokens"]).sum() / steps["tokens"].sum())
+    assert (row["steps"], row["tokens_trained"], row["cpu_seconds"]) == (made.STEPS, steps["tokens"].sum(), 5.5)
+    assert runs.loc[("vanilla", 0), "objective"] == "vanilla" and pd.isna(runs.loc[("vanilla", 0), "steps"])
+    assert (runs.loc[("keep_low_tau0.7", 0), ["tau", "direction"]] == [0.7, "lower"]).all()
+    assert (runs.loc[("sft_rank16", 0), ["tuning", "rank", "learning_rate"]] == ["lora", 16, 1e-3]).all()
+    logged = pd.read_parquet(folder / "tables" / "steps.parquet")
+    assert set(logged["method"]) == {run["method"] for run in study["runs"] if run["group"] == "main"} - {"vanilla"}
+
+
+def test_epochs_and_order_of_benchmarks(whole: tuple[Path, dict[str, Any]]) -> None:
+    found = pd.read_parquet(whole[0] / "tables" / "evaluations.parquet")
+    epochs = found[found["method"] == "sft_epochs"]
+    assert sorted(epochs["epoch"].unique()) == [1, 2, 3, 4, 5]
+    assert list(dict.fromkeys(found["benchmark"])) == made.BENCHMARKS
+    assert found.loc[found["method"] == "sft", "epoch"].eq(3).all()
+    assert found.loc[found["method"] == "vanilla", "epoch"].isna().all()
+
+
+def test_overfit_only_of_the_runs_that_ask_for_it(whole: tuple[Path, dict[str, Any]]) -> None:
+    folder, study = whole
+    found = pd.read_parquet(folder / "tables" / "overfit.parquet")
+    asked = {(run["method"], run["seed"]) for run in study["runs"] if run["overfit"]}
+    assert set(zip(found["method"], found["seed"], strict=True)) == asked
+    row = found.set_index(["method", "seed", "part"]).loc[("sft_5ref", 2, "core")]
+    said = read_json(folder / "overfit" / "mini" / "sft_5ref" / "seed2.json")["parts"]["core"]
+    assert row["overfit"] == pytest.approx(said["overfit"])
+
+
+def test_coloured_answer_is_the_most_typical_and_complete(whole: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = whole
+    found = pd.read_parquet(folder / "tables" / "coloured.parquet")
+    spelled = "".join((" " if row.space_before and row.position else "") + row.token for row in found.itertuples())
+    references = pd.read_parquet(folder / "data" / "references.parquet").set_index("prompt_id")
+    assert spelled == references.loc[found["prompt_id"].iloc[0], "answer"] + " <end>"
+    scores = pd.read_parquet(folder / "scores" / "mini.parquet")
+    spans = pd.read_parquet(folder / "annotations" / "truth.parquet")
+    merged = scores.merge(spans, on=["prompt_id", "reference_id", "start", "end"])
+    merged["p"] = np.exp(merged["logprob"])
+    overall = merged.groupby("label")["p"].mean()
+    distance = {
+        prompt: sum(abs(own.loc[own["label"] == k, "p"].mean() - overall[k]) for k in ("core", "replaceable"))
+        for prompt, own in merged.groupby("prompt_id")
+    }
+    assert found["prompt_id"].iloc[0] == min(distance, key=distance.__getitem__)
+    assert set(found["label"]) == {"core", "replaceable", "fixed", "end"}
+
+
+def test_tokens_that_begin_with_their_space() -> None:
+    tokens = pd.DataFrame({"token": ["So", "Ġ12", ".", "<end>"], "start": [0, 2, 5, -1], "end": [2, 5, 6, -1]})
+    found = coloured.with_text(tokens, "So 12.")
+    assert list(found["token"]) == ["So", "12", ".", "<end>"]
+    assert list(found["space_before"]) == [False, True, False, True]
+
+
+def test_markdown_names_intervals_and_single_seeds(whole: tuple[Path, dict[str, Any]], small: Path) -> None:
+    text = (whole[0] / "tables" / "table1_main.md").read_text()
+    main = pd.read_parquet(whole[0] / "tables" / "main.parquet").set_index(["method", "benchmark"])
+    row = main.loc[("profit", "average")]
+    assert f"{100 * row['mean']:.1f} ± {100 * (row['high'] - row['mean']):.1f}" in text
+    assert f"[{100 * row['difference_low']:+.1f}, {100 * row['difference_high']:+.1f}]" in text
+    study = small_study()
+    study["runs"] = [run for run in study["runs"] if run["seed"] == 0]
+    tables = run(small, study)
+    assert "(descriptive)" in (tables / "table1_main.md").read_text()
+    one = pd.read_parquet(tables / "main.parquet")
+    assert one[["low", "high", "difference_low", "difference_high"]].isna().all(axis=None)
+    assert one["mean"].notna().all()
+
+
+def test_only_listed_runs_are_read(small: Path) -> None:
+    study = small_study()
+    before = {path.name: path.read_bytes() for path in run(small, study).iterdir()}
+    stray = small / "runs" / "mini" / "sft" / "seed7"
+    shutil.copytree(small / "runs" / "mini" / "sft" / "seed0", stray)
+    (stray / "train.json").write_text("{")
+    shutil.copytree(small / "evaluations" / "mini" / "sft", small / "evaluations" / "mini" / "old")
+    after = {path.name: path.read_bytes() for path in run(small, study).iterdir()}
+    assert after == before
+
+
+def damage_json(path: str, *keys: str, value: Any) -> Any:
+    def damage(folder: Path) -> None:
+        content = inner = read_json(folder / path)
+        for key in keys[:-1]:
+            inner = inner[key]
+        inner[keys[-1]] = value
+        write_json(folder / path, content)
+
+    return damage
+
+
+def damage_table(path: str, change: Any) -> Any:
+    return lambda folder: write_parquet(folder / path, change(pd.read_parquet(folder / path)))
+
+
+def truncate(path: str) -> Any:
+    return lambda folder: (folder / path).write_bytes((folder / path).read_bytes()[:-20])
+
+
+def other_question(samples: pd.DataFrame) -> pd.DataFrame:
+    return samples.replace({"question_id": {"longer-002": "longer-999"}})
+
+
+TRAIN, STEPS = "runs/mini/sft/seed1/train.json", "runs/mini/sft/seed1/steps.parquet"
+SUMMARY = "evaluations/mini/profit/seed0/final/summary.json"
+SAMPLES = "evaluations/mini/profit/seed0/final/samples.parquet"
+OVERFIT = "overfit/mini/sft/seed0.json"
+DAMAGE = {
+    "no summary": (lambda folder: (folder / SUMMARY).unlink(), [SUMMARY, "not found"]),
+    "no step log": (lambda folder: (folder / STEPS).unlink(), [STEPS, "not found"]),
+    "no overfit": (lambda folder: (folder / OVERFIT).unlink(), [OVERFIT, "not found"]),
+    "truncated json": (truncate(TRAIN), [TRAIN, "truncated"]),
+    "truncated table": (truncate(SAMPLES), [SAMPLES, "truncated"]),
+    "NaN accuracy": (
+        damage_json(SUMMARY, "benchmarks", "longer", "accuracy", value=math.nan),
+        [SUMMARY, "benchmarks.longer.accuracy", "None"],
+    ),
+    "NaN overfit": (damage_json(OVERFIT, "parts", "core", "overfit", value=None), [OVERFIT, "parts.core.overfit"]),
+    "NaN loss": (damage_table(STEPS, lambda log: log.assign(loss=np.nan)), [STEPS, "column loss", "step 1"]),
+    "lost step": (damage_table(STEPS, lambda log: log.drop(index=4)), [STEPS, "column step"]),
+    "lost column": (damage_table(STEPS, lambda log: log.drop(columns="kept_core")), [STEPS, "kept_core"]),
+    "other world": (
+        damage_json(SUMMARY, "provenance", "world", value="ffff"),
+        [SUMMARY, "provenance.world", "'ffff'"],
+    ),
+    "no provenance": (damage_json(TRAIN, "provenance", value=None), [TRAIN, "key provenance"]),
+    "other question": (damage_table(SAMPLES, other_question), [SAMPLES, "benchmark longer", "longer-999"]),
+    "lost questions": (
+        damage_table(SAMPLES, lambda rows: rows[rows["benchmark"] == "longer"]),
+        [SAMPLES, "column benchmark", "same_length"],
+    ),
+    "another accuracy": (
+        damage_json(SUMMARY, "benchmarks", "longer", "accuracy", value=0.123),
+        [SUMMARY, "benchmarks.longer.accuracy", "0.123"],
+    ),
+    "no world": (lambda folder: write_json(folder / "data" / "world.json", {}), ["world.json", "key world"]),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_damaged_results_are_refused_and_nothing_is_written(case: str, small: Path) -> None:
+    damage, words = DAMAGE[case]
+    damage(small)
+    with pytest.raises(InputError) as refused:
+        run(small, small_study())
+    assert all(word in str(refused.value) for word in words), refused.value
+    assert not (small / "tables").exists()
+
+
+def test_bad_study_is_refused(small: Path) -> None:
+    study = small_study()
+    with pytest.raises(InputError, match="runs.5.*sft/seed0 twice"):
+        run(small, {**study, "runs": [*study["runs"], study["runs"][1]]})
+    with pytest.raises(InputError, match="runs.0.*'evaluations'"):
+        run(small, {**study, "runs": [{k: v for k, v in study["runs"][0].items() if k != "evaluations"}]})
+    with pytest.raises(InputError, match="key runs: found None"):
+        run(small, {"name": "small"})
+    with pytest.raises(InputError, match="no JSON"):
+        tabulate.main(["--study", "{", "--results", str(small), "--output-folder", str(small / "tables")])
+
+
+def write_tune(folder: Path, accuracies: dict[float, list[float]]) -> dict[str, Any]:
+    """Results of three rates by two seeds with set accuracies, of ten questions with two samples each."""
+    study = made.tune_study()
+    made.write_results(folder, study, ["validation"], questions=10)
+    for one in study["runs"]:
+        wanted = accuracies[one["training"]["learning_rate"]][one["seed"] - 101]
+        place = folder / "evaluations" / "mini" / one["method"] / f"seed{one['seed']}" / "final"
+        samples = pd.read_parquet(place / "samples.parquet")
+        samples["correct"] = np.arange(len(samples)) < round(wanted * len(samples))
+        write_parquet(place / "samples.parquet", samples)
+        damage_json("summary.json", "benchmarks", "validation", "accuracy", value=wanted)(place)
+    return study
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "chosen"),
+    [
+        ({3e-5: [0.5, 0.6], 1e-4: [0.7, 0.8], 3e-4: [0.9, 0.5]}, 1e-4),
+        ({3e-5: [0.1, 0.6], 1e-4: [0.3, 0.4], 3e-4: [0.4, 0.3]}, 3e-5),
+    ],
+    ids=["highest mean", "a tie goes to the smaller rate"],
+)
+def test_tune(tmp_path: Path, accuracies: dict[float, list[float]], chosen: float) -> None:
+    study = write_tune(tmp_path, accuracies)
+    tables = run(tmp_path, study, "--tune")
+    assert {path.name for path in tables.iterdir()} == {"tune.csv", "tune.parquet"}
+    table = pd.read_csv(tables / "tune.csv")
+    columns = ["model", "method", "learning_rate", "seed", "benchmark", "accuracy", "mean", "chosen"]
+    assert list(table) == columns and len(table) == 6
+    assert set(table.loc[table["chosen"], "learning_rate"]) == {chosen}
+    for row in table.itertuples():
+        assert row.accuracy == pytest.approx(accuracies[row.learning_rate][row.seed - 101])
+        assert row.mean == pytest.approx(np.mean(accuracies[row.learning_rate]))
+
+
+def test_tune_refuses_unequal_seeds(tmp_path: Path) -> None:
+    study = write_tune(tmp_path, {rate: [0.5, 0.5] for rate in (3e-5, 1e-4, 3e-4)})
+    with pytest.raises(InputError, match="unequal seeds"):
+        run(tmp_path, {**study, "runs": study["runs"][:-1]}, "--tune")
