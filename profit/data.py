@@ -8,15 +8,19 @@ No command: used by the rules that score, train and evaluate.
 """
 
 import hashlib
+import logging
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from profit.files import InputError, read_parquet
+
+log = logging.getLogger(__name__)
 
 LABELS = ("core", "replaceable", "fixed", "end")
 END_SPAN = (-1, -1)
@@ -179,6 +183,57 @@ def choose_references(frame: pd.DataFrame, k: int, seed: int) -> pd.DataFrame:
     ]
     order = free.assign(_key=keys).sort_values("_key").groupby("prompt_id").cumcount()
     return free[order.reindex(free.index) < k].reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Training examples as `profit.trainer.collate` takes them, and how many answers the length limit cut."""
+
+    rows: list[dict[str, Any]]
+    truncated: int
+
+    @property
+    def tokens(self) -> int:
+        """Target tokens of one epoch."""
+        return sum(len(row["roles"]) for row in self.rows)
+
+
+def prepare_examples(
+    run: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    references: str | Path,
+    annotations: str | Path,
+    context: int,
+) -> Examples:
+    """Tokens and labels of the references that the run trains on; at most min(max_length, `context`) tokens each.
+
+    Raises:
+        InputError: as load_references, choose_references, load_annotations and encode_all; a prompt that leaves no
+            room for an answer; a reference without annotation.
+    """
+    chosen = choose_references(load_references(references), run["references"], run["seed"])
+    spans = load_annotations(annotations, chosen)
+    limit = min(run["training"]["max_length"], context)
+    encoded = encode_all(tokenizer, chosen["prompt"].tolist(), chosen["answer"].tolist())
+    rows, truncated = [], 0
+    keys = zip(chosen["prompt_id"], chosen["reference_id"], strict=True)
+    for number, (key, example) in enumerate(zip(keys, encoded, strict=True)):
+        if example.prompt_length >= limit:
+            raise InputError(
+                f"{references}: prompt {key[0]!r}: found {example.prompt_length} tokens, expected fewer than {limit} "
+                f"(the smaller of max_length and the model's context of {context})"
+            )
+        if key not in spans:
+            raise InputError(f"{annotations}: found nothing for prompt {key[0]!r}, reference {key[1]}, expected spans")
+        roles = [LABELS.index(label) for label in token_labels(example.spans, spans[key])]
+        rows.append({
+            "input_ids": example.input_ids[:limit], "prompt_length": example.prompt_length,
+            "roles": roles[: limit - example.prompt_length], "example": number,
+        })  # fmt: skip
+        truncated += len(example.input_ids) > limit
+    if truncated:
+        log.warning("%d of %d answers are cut at %d tokens and train without an end", truncated, len(rows), limit)
+    return Examples(rows, truncated)
 
 
 def _name(row: pd.Series) -> str:

@@ -136,6 +136,11 @@ def check_objective(objective: dict[str, Any]) -> None:
             raise ValueError(f"objective {name}: {key}: found {value!r}, expected a number from 0 to 1")
 
 
+def needs_whole_step(objective: dict[str, Any]) -> bool:
+    """Whether a weight or the normaliser depends on all target tokens of the optimizer step."""
+    return OBJECTIVES[objective["name"]].scope == "batch" or objective.get("normaliser", "all") == "kept"
+
+
 def token_draws(seed: int, step: int, example: Tensor, position: Tensor) -> Tensor:
     """Uniform numbers in [0, 1), float64 (n,), one a token, that depend on nothing but the four arguments.
 

@@ -1,8 +1,8 @@
 """Train one run: model x method x seed, on the objective of profit.objectives.
 
-    python -m profit train --run '{"model": …, "method": …, "seed": 0, "objective": {"name": "profit", …}, …}' \
-        --model results/S/models/M --references results/S/data/references.parquet \
-        --annotations results/S/annotations/truth.parquet --scratch results/S/scratch/train/M/profit/seed0 \
+    python -m profit train --run '{"model": …, "method": …, "seed": 0, "objective": {"name": "profit", …}, …}' \\
+        --model results/S/models/M --references results/S/data/references.parquet \\
+        --annotations results/S/annotations/truth.parquet --scratch results/S/scratch/train/M/profit/seed0 \\
         --output-model …/model --output-steps …/steps.parquet --output-summary …/train.json
 
 The references of a run and their order depend on the seed alone, so all methods of a seed see the same data in the
@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -40,17 +41,9 @@ from transformers.utils.logging import disable_progress_bar
 from profit import provenance
 from profit.checkpoints import Completed, claim, last_complete, step_of
 from profit.code_version import code_version
-from profit.data import (
-    LABELS,
-    check_tokenizer,
-    choose_references,
-    encode_all,
-    load_annotations,
-    load_references,
-    token_labels,
-)
+from profit.data import check_tokenizer, prepare_examples
 from profit.files import InputError, file_hash, read_parquet_metadata, write_folder, write_json, write_parquet
-from profit.objectives import OBJECTIVES, check_objective
+from profit.objectives import OBJECTIVES, check_objective, needs_whole_step
 from profit.steplog import StepLog, paired_shares
 from profit.trainer import ProFitTrainer, collate
 
@@ -60,58 +53,12 @@ SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_
 
 
 @dataclass(frozen=True)
-class Examples:
-    """Training examples as `profit.trainer.collate` takes them, and how many answers the length limit cut."""
-
-    rows: list[dict[str, Any]]
-    truncated: int
-
-    @property
-    def tokens(self) -> int:
-        """Target tokens of one epoch."""
-        return sum(len(row["roles"]) for row in self.rows)
-
-
-@dataclass(frozen=True)
 class Length:
     """How long a run is."""
 
     steps: int
     accumulation: int
     shares: list[float] | None
-
-
-def prepare_examples(
-    run: dict[str, Any], tokenizer: PreTrainedTokenizerBase, references: Path, annotations: Path, context: int
-) -> Examples:
-    """Tokens and labels of the references that the run trains on; at most min(max_length, `context`) tokens each.
-
-    Raises:
-        InputError: as profit.data; a prompt that leaves no room for an answer; a reference without annotation.
-    """
-    chosen = choose_references(load_references(references), run["references"], run["seed"])
-    spans = load_annotations(annotations, chosen)
-    limit = min(run["training"]["max_length"], context)
-    encoded = encode_all(tokenizer, chosen["prompt"].tolist(), chosen["answer"].tolist())
-    rows, truncated = [], 0
-    keys = zip(chosen["prompt_id"], chosen["reference_id"], strict=True)
-    for number, (key, example) in enumerate(zip(keys, encoded, strict=True)):
-        if example.prompt_length >= limit:
-            raise InputError(
-                f"{references}: prompt {key[0]!r}: found {example.prompt_length} tokens, expected fewer than {limit} "
-                f"(the smaller of max_length and the model's context of {context})"
-            )
-        if key not in spans:
-            raise InputError(f"{annotations}: found nothing for prompt {key[0]!r}, reference {key[1]}, expected spans")
-        roles = [LABELS.index(label) for label in token_labels(example.spans, spans[key])]
-        rows.append({
-            "input_ids": example.input_ids[:limit], "prompt_length": example.prompt_length,
-            "roles": roles[: limit - example.prompt_length], "example": number,
-        })  # fmt: skip
-        truncated += len(example.input_ids) > limit
-    if truncated:
-        log.warning("%d of %d answers are cut at %d tokens and train without an end", truncated, len(rows), limit)
-    return Examples(rows, truncated)
 
 
 def plan(run: dict[str, Any], examples: int, paired: Path | None) -> Length:
@@ -132,8 +79,7 @@ def plan(run: dict[str, Any], examples: int, paired: Path | None) -> Length:
             f"--run: training.micro_batch_size: found {training['micro_batch_size']}, expected a divisor of "
             f"batch_size = {training['batch_size']}"
         )
-    whole = OBJECTIVES[objective["name"]].scope == "batch" or objective.get("normaliser") == "kept"
-    if accumulation > 1 and whole:
+    if accumulation > 1 and needs_whole_step(objective):
         raise InputError(
             f"--run: objective {objective['name']}, normaliser {objective.get('normaliser', 'all')}: found "
             f"micro_batch_size = {training['micro_batch_size']}, expected batch_size = {training['batch_size']}: the "
@@ -155,9 +101,13 @@ def load_model(run: dict[str, Any], folder: Path) -> PreTrainedModel:
     """The model to train, fp32, with fresh LoRA adapters where the run asks for them.
 
     Raises:
-        InputError: adapters on the embeddings or the LM head, which a fused head would leave untrained.
+        InputError: weights that do not load; adapters on the embeddings or the LM head, which a head that reads the
+            weight directly would leave untrained.
     """
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(f"{folder}: found weights that do not load ({error}), expected a model") from error
     tuning = run["tuning"]
     if tuning["kind"] == "full":
         return model

@@ -20,7 +20,14 @@ from transformers import PreTrainedModel, Trainer
 
 from profit.data import LABELS
 from profit.files import InputError
-from profit.objectives import OBJECTIVES, TokenStatistics, check_objective, token_draws, token_weights
+from profit.objectives import (
+    OBJECTIVES,
+    TokenStatistics,
+    check_objective,
+    needs_whole_step,
+    token_draws,
+    token_weights,
+)
 from profit.steplog import StepLog
 
 log = logging.getLogger(__name__)
@@ -104,7 +111,7 @@ class ProFitTrainer(Trainer):
         self.needs = OBJECTIVES[objective["name"]].needs
         self.kept_only = objective.get("normaliser", "all") == "kept"
         pieces = self.args.gradient_accumulation_steps * self.accelerator.num_processes
-        if pieces > 1 and (self.kept_only or OBJECTIVES[objective["name"]].scope == "batch"):
+        if pieces > 1 and needs_whole_step(objective):
             raise ValueError(
                 f"objective {objective['name']}, normaliser {objective.get('normaliser', 'all')}: found an optimizer "
                 f"step in {pieces} pieces, expected one (micro_batch_size = batch_size): its weights depend on all "

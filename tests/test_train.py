@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 import torch
 from conftest import PROMPTS
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, TrainingArguments
 
 from profit import data, train
 from profit.files import InputError, read_json, read_parquet_metadata, write_parquet
-from profit.steplog import COLUMNS
-from profit.trainer import SeededOrder, collate, target_statistics
+from profit.steplog import COLUMNS, StepLog
+from profit.trainer import ProFitTrainer, SeededOrder, collate, target_statistics
 
 TIMINGS = ["tokens_per_second"]
 
@@ -306,3 +306,20 @@ def test_a_loss_that_is_no_number_ends_the_run_with_nothing_written(run_train, t
     with pytest.raises(InputError, match="step 1: found loss nan"):
         run_train(model=folder)
     assert not (tmp_path / "run").exists()
+
+
+def test_truncated_weights_are_refused(run_train, tmp_path, model_folder):
+    folder = tmp_path / "cut"
+    shutil.copytree(model_folder, folder)
+    weights_file = folder / "model.safetensors"
+    weights_file.write_bytes(weights_file.read_bytes()[:-1000])
+    with pytest.raises(InputError, match="cut: found weights that do not load"):
+        run_train(model=folder)
+
+
+def test_the_trainer_itself_refuses_a_batch_objective_in_pieces(tmp_path, model_folder):
+    model = AutoModelForCausalLM.from_pretrained(model_folder)
+    arguments = TrainingArguments(output_dir=str(tmp_path), gradient_accumulation_steps=2, report_to=[])
+    for objective in ({"name": "entropy"}, {"name": "profit", "normaliser": "kept"}):
+        with pytest.raises(ValueError, match="2 pieces"):
+            ProFitTrainer(model=model, args=arguments, objective=objective, step_log=StepLog(tmp_path / "log"))
