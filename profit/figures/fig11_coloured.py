@@ -13,6 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 
 from profit.figures import style, tables
 
@@ -78,9 +79,8 @@ def draw_tokens(axes: Axes, tokens: pd.DataFrame) -> None:
         colour = COLOURS(token.probability)
         light = sum(weight * part for weight, part in zip((0.299, 0.587, 0.114), colour[:3], strict=True)) > 0.5
         size, top = len(token.token) * CHARACTER, token.line * LINE
-        axes.add_patch(
-            matplotlib.patches.Rectangle((token.left, top + 0.015), size, LINE * 0.7, color=colour, linewidth=0)
-        )
+        corner, extent = (token.left + 0.004, top + 0.015), size - 0.008
+        axes.add_patch(Rectangle(corner, extent, LINE * 0.7, color=colour, linewidth=0))
         axes.text(
             token.left + size / 2,
             top + 0.015 + LINE * 0.35,
