@@ -67,7 +67,7 @@ def dft(tokens: TokenStatistics) -> Tensor:
     return tokens.logprob.exp()
 
 
-def entropy(tokens: TokenStatistics, share: float) -> Tensor:
+def high_entropy(tokens: TokenStatistics, share: float) -> Tensor:
     """Keep the round(share n) tokens where the model's distribution has the highest entropy."""
     return keep_first(tokens.entropy.argsort(descending=True, stable=True), share)
 
@@ -96,7 +96,7 @@ OBJECTIVES: dict[str, Objective] = {
     ),
     "dft": Objective(dft, "w = p", "DFT, arXiv 2508.05629"),
     "entropy": Objective(
-        entropy,
+        high_entropy,
         "w = 1[H among the highest round(share N)], H = -sum_v p_v log p_v",
         "high-entropy tokens, arXiv 2506.01939 (share 0.2); a baseline of ProFit, whose ratio is not given",
         settings={"share": 0.2},

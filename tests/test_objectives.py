@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from profit.code_version import reachable
 from profit.objectives import (
     OBJECTIVES,
     TokenStatistics,
@@ -160,3 +161,11 @@ def test_main_prints_every_objective(capsys):
     printed = capsys.readouterr().out
     for name, objective in OBJECTIVES.items():
         assert name in printed and objective.equation in printed and objective.citation in printed
+
+
+def test_the_code_of_one_objective_is_covered_by_its_own_runs_alone():
+    """Else an edit of one objective would train the runs of the others again."""
+    functions = {name: f"profit.objectives:{objective.weight.__name__}" for name, objective in OBJECTIVES.items()}
+    for chosen in OBJECTIVES:
+        covered = reachable("profit.train", "main", chosen)
+        assert [name for name, function in functions.items() if function in covered] == [chosen]
