@@ -1,6 +1,5 @@
 # Helpers of the rules: the study, where its files stand, and what each job is told.
 import os
-import hashlib
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -33,9 +32,6 @@ ROOT = (
     else f"{os.path.relpath(workflow.basedir)}/"
 )
 RESULTS = f"results/{study.name}"
-WORLD = hashlib.sha256(canonical_json(study.world.model_dump()).encode()).hexdigest()[
-    :16
-]
 RUNS = runs_of(study)
 STUDY_RUNS = [run for run in RUNS.values() if run.groups[0] != "tune"]
 TUNE_RUNS = [run for run in RUNS.values() if run.groups[0] == "tune"]
@@ -143,6 +139,7 @@ def evaluation_inputs(wildcards):
     benchmarks = benchmarks_of(study, run)
     found = {
         "base": f"{RESULTS}/models/{wildcards.model}",
+        "world": f"{RESULTS}/data/world.json",
         "problems": [f"{RESULTS}/data/benchmarks/{name}.json" for name in benchmarks],
         "tasks": [
             f"{ROOT}workflow/benchmarks/{item.task}.yaml"

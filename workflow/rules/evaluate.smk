@@ -23,16 +23,15 @@ rule evaluate:
         tuned=tuned_option,
         benchmarks=evaluated_benchmarks,
         decoding=canonical_json(study.decoding.model_dump()),
-        world=WORLD,
         tasks=f"{ROOT}workflow/benchmarks",
-        folder=subpath(output.summary, parent=True),
         scratch=f"{RESULTS}/scratch/evaluate/{{model}}/{{method}}/seed{{seed}}/{{checkpoint}}",
     message:
         "Evaluate {wildcards.model}/{wildcards.method}, seed {wildcards.seed}, {wildcards.checkpoint}"
     shell:
         "python -m profit evaluate --run {params.run:q} --model {input.base} {params.tuned}"
-        " --benchmarks {params.benchmarks:q} --decoding {params.decoding:q} --tasks {params.tasks} --world {params.world}"
-        " --scratch {params.scratch} --output {params.folder} > {log} 2>&1"
+        " --benchmarks {params.benchmarks:q} --decoding {params.decoding:q} --tasks {params.tasks} --world {input.world}"
+        " --checkpoint {wildcards.checkpoint} --scratch {params.scratch} --output-summary {output.summary}"
+        " --output-samples {output.samples} --output-lm-eval {output.lm_eval} > {log} 2>&1"
 
 
 rule tune:

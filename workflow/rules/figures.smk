@@ -54,7 +54,7 @@ rule draw:
         pdf="figures/{tables_of}/{figure}.pdf",
         png=report(
             "figures/{tables_of}/{figure}.png",
-            caption="../report/{figure}.rst",
+            caption="../report/figure.rst",
             category="Figures",
             labels={"figure": "{figure}", "study": "{tables_of}"},
         ),
