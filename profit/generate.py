@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     with provenance.job("generate", {"world": arguments.world, "data": arguments.data}, world_hash(world)) as job:
         references, items, manifest = generate(world, arguments.data, arguments.benchmarks)
         with write_folder(arguments.output_folder) as folder:
-            write_parquet(folder / "references.parquet", references)
+            write_parquet(folder / "references.parquet", references, {"provenance": job.record()})
             for name, listed in items.items():
                 write_json(folder / "benchmarks" / f"{name}.json", listed)
             write_json(folder / "world.json", {**manifest, "provenance": job.record()})

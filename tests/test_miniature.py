@@ -112,7 +112,7 @@ def test_items_carry_their_answer():
         items, problems = draw_items(WORLD, name, 20)
         for item, problem in zip(items, problems, strict=True):
             if item["kind"] == "choice":
-                assert f"{problem.answer}: {item['answer']}" in item["prompt"]
+                assert f"{problem.answer} {item['answer']}" in item["prompt"]
                 assert len(set(item["prompt"].split("Options: ")[1].split(", "))) == 4
             elif item["kind"] == "format":
                 assert item["checks"] and all(check["text"] in item["prompt"] for check in item["checks"])

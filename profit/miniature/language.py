@@ -210,14 +210,14 @@ def choice_problem(problem: Problem, world: World, rng: np.random.Generator) -> 
     ]
     options = [problem.answer, *rng.choice(near, 3, replace=False).tolist()]
     rng.shuffle(options)
-    listed = ", ".join(f"{option}: {letter}" for option, letter in zip(options, LETTERS, strict=True))
+    listed = ", ".join(f"{option} {letter}" for option, letter in zip(options, LETTERS, strict=True))
     return f"Options: {listed}.", LETTERS[options.index(problem.answer)]
 
 
 def solve_choice(problem: Problem, letter: str, world: World, style: Style, rng: np.random.Generator) -> Text:
     """A worded solution that ends with the number and its letter."""
     solution = _steps(problem, world, style, rng, problem.thing).add(style.pick("closer", rng), REPLACEABLE)
-    return solution.add(", the answer is", FIXED).add(f"{problem.answer} : {letter}", CORE).add(".", FIXED)
+    return solution.add(", the answer is", FIXED).add(f"{problem.answer} {letter}", CORE).add(".", FIXED)
 
 
 def format_problem(problem: Problem, rng: np.random.Generator) -> tuple[str, list[dict]]:
