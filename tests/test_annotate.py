@@ -67,6 +67,11 @@ def test_alignment_is_ordered_and_not_a_bag_of_words() -> None:
     assert annotate.support([list("5abc"), list("abcd5")])[0].tolist() == [0, 1, 1, 1]
 
 
+def test_frequent_words_of_long_answers_are_aligned_too() -> None:
+    answer = ["step", "."] * 150
+    assert annotate.support([answer, ["well", *answer]])[1].tolist() == [0] + [1] * 300
+
+
 def test_support_is_the_share_of_the_other_answers() -> None:
     counts = annotate.support([["a", "x"], ["a", "y"], ["b", "x"], ["a"]])
     assert counts[0] == pytest.approx([2 / 3, 1 / 3])

@@ -1,5 +1,6 @@
 """Correlation of probability with importance against brute force, planted answers and bad input."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -96,6 +97,16 @@ def test_without_a_difference_nothing_is_found(rng: np.random.Generator) -> None
     covers = [run["effect"]["auc_low"] < 0.5 < run["effect"]["auc_high"] for run in runs]
     assert np.mean(covers) > 0.7
     assert np.mean([run["difference"]["low"] < 0 < run["difference"]["high"] for run in runs]) > 0.7
+
+
+def test_the_seed_decides_every_resample(rng: np.random.Generator) -> None:
+    tokens = planted(rng, 20, lift=0.0)
+    first, again, other = (
+        correlate.summarise(*tokens, dataclasses.replace(SETTINGS, seed=seed)) for seed in (0, 0, 1)
+    )
+    assert first == again
+    assert first["effect"]["auc_low"] != other["effect"]["auc_low"]
+    assert first["effect"]["auc"] == other["effect"]["auc"]
 
 
 def test_a_prompt_without_core_is_left_out_of_the_test_alone(rng: np.random.Generator) -> None:
