@@ -40,7 +40,7 @@ def draw(folder: Path, published: Path) -> Figure:
             axes.set_xlabel("threshold τ")
             axes.set_xticks(sorted(points["tau"].unique()))
         panels[0].set_ylabel("accuracy (%)")
-        panels[0].set_ylim(bottom=0)
+        panels[0].set_ylim(0, max(10.0, panels[0].get_ylim()[1]))
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(names))
         style.footnote(

@@ -27,7 +27,7 @@ def draw(folder: Path, published: Path) -> Figure:
     paper = tables.load_published(published, "table1")
     paper = paper[paper["model"] == style.PAPER_MODEL]
     ours, theirs = main.groupby("model")["method"].nunique().max(), paper["method"].nunique()
-    height = (ours + theirs + 1.9) * ROW + 0.5
+    height = (ours + theirs + 1.9) * ROW + 0.64
 
     def block(figure: Figure | SubFigure, model: str) -> None:
         axes = figure.add_axes((0, 0, 1, 1))
