@@ -12,7 +12,7 @@ cannot know `fixed`: forced punctuation is agreed upon too and counts as core. T
 majority: a wording that two or three of eight answers share by chance must not become core, and one answer that goes
 another way must not unmake the core of the others. `recovery` says how well labels agree with a known truth.
 
-    python -m profit.annotate --annotator truth|agreement --references references.parquet --output spans.parquet
+    python -m profit annotate --annotator truth|agreement --references references.parquet --output spans.parquet
 """
 
 import argparse
@@ -149,7 +149,9 @@ ANNOTATORS = {"truth": truth_spans, "agreement": agreement_spans}
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Label the references' characters core, replaceable or fixed.")
+    parser = argparse.ArgumentParser(
+        prog="python -m profit annotate", description="Label the references' characters core, replaceable or fixed."
+    )
     parser.add_argument("--annotator", required=True, choices=list(ANNOTATORS))
     parser.add_argument("--references", required=True, help="references.parquet")
     parser.add_argument("--output", required=True, help="Parquet, one row a labelled span")

@@ -11,7 +11,7 @@ two-sided p = (b + 1) / (resamples + 1), where b resamples have |mean d| at leas
 
 `core_and_replaceable` is the paper's "overall" (it has two labels); `all` adds fixed tokens and end tokens.
 
-    python -m profit.correlate --scores S --annotations A [--truth T] --settings '{"model":"mini","annotator":"truth"}'
+    python -m profit correlate --scores S --annotations A [--truth T] --settings '{"model":"mini","annotator":"truth"}'
         --output summary.json --densities densities.parquet
 """
 
@@ -260,7 +260,9 @@ def densities(probability: NDArray[np.float64], labels: NDArray[np.object_], set
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Compare the probabilities of core and replaceable tokens.")
+    parser = argparse.ArgumentParser(
+        prog="python -m profit correlate", description="Compare the probabilities of core and replaceable tokens."
+    )
     parser.add_argument("--scores", required=True, help="scores of a model, from profit.score")
     parser.add_argument("--annotations", required=True, help="labelled spans, from profit.annotate")
     parser.add_argument("--truth", help="spans of the true labels, where they are known")

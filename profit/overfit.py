@@ -11,7 +11,7 @@ Diversity of the sampled answers to one benchmark, words split at white space: d
 all word pairs of all answers; pair_distance = mean over questions of 1 - Jaccard similarity of the word-pair sets of
 two answers to the same question.
 
-    python -m profit.overfit --run LEAF --model BASE --tuned DIR --references P --base-scores P --annotations P
+    python -m profit overfit --run LEAF --model BASE --tuned DIR --references P --base-scores P --annotations P
         --train train.json --samples samples.parquet --output JSON
 """
 
@@ -120,7 +120,9 @@ def jaccard_distance(a: set, b: set) -> float:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Measure a run's overfitting and the diversity of its answers.")
+    parser = argparse.ArgumentParser(
+        prog="python -m profit overfit", description="Measure a run's overfitting and the diversity of its answers."
+    )
     parser.add_argument(
         "--run", required=True, help="JSON of the run: model, method, seed, references, budget, tuning"
     )

@@ -5,7 +5,7 @@ log p(y_t | x, y_<t); entropy -sum_v p_v log p_v in nats; rank = number of vocab
 The end token is a target too. Without gradients; answers of like length share a batch, which cannot change a value
 beyond rounding.
 
-    python -m profit.score --model DIR --references references.parquet --output scores.parquet
+    python -m profit score --model DIR --references references.parquet --output scores.parquet
 """
 
 import argparse
@@ -166,7 +166,9 @@ def token_table(
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Score every reference token under a model.")
+    parser = argparse.ArgumentParser(
+        prog="python -m profit score", description="Score every reference token under a model."
+    )
     parser.add_argument("--model", required=True, help="Hugging Face model folder")
     parser.add_argument("--references", required=True, help="references.parquet")
     parser.add_argument("--output", required=True, help="Parquet, one row a target token")
