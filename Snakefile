@@ -18,19 +18,17 @@ include: "workflow/rules/common.smk"
 
 
 onstart:
-    begun = progress.begin(workflow, study)
+    BEGUN.update(progress.begin(workflow, study))
 
 
 onsuccess:
-    progress.end(begun, RESULTS)
+    progress.end(BEGUN, RESULTS)
 
 
 rule all:
     input:
         FIGURES,
-        expand(
-            f"{RESULTS}/tables/{{name}}.{{kind}}", name=TABLES, kind=["parquet", "csv"]
-        ),
+        expand(f"{RESULTS}/tables/{{name}}.{{kind}}", name=TABLES, kind=["parquet", "csv"]),
         f"{RESULTS}/report.html",
 
 

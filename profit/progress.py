@@ -37,13 +37,13 @@ class Progress(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Handle one record of Snakemake's logger; other records pass by."""
         event = str(getattr(record, "event", ""))
-        if event == "job_info":
+        if event == "job_info" and record.jobid in self.jobs:
             wildcards = "/".join(str(value) for value in record.wildcards.values())
             self.running[record.jobid] = f"{record.rule_name} {wildcards}".strip()
             self.speak()
         elif event == "job_finished":
             self.running.pop(record.job_id, None)
-            self.finished.add(record.job_id)
+            self.finished.update({record.job_id} & self.jobs.keys())
         elif event == "job_error":
             name = self.running.pop(record.jobid, record.rule_name)
             say(f"FAILED: {name}", *(line for path in record.log for line in last_lines(Path(path))))
@@ -76,24 +76,24 @@ def begin(workflow: Any, study: Study) -> dict[str, Any]:
     """Show the plan of the pending jobs, start the fork server and follow the jobs; local execution only."""
     cores = workflow.resource_settings.cores
     runs = runs_of(study)
+    if not workflow.local_exec:
+        return {}
     jobs = {
         workflow.dag.jobid(job): plan.Job(
             job.rule.name, plan.job_seconds(study, runs, job.rule.name, dict(job.wildcards_dict))
         )
         for job in workflow.dag.needrun_jobs()
+        if job.rule.name in plan.COSTS
     }
-    shown = [job for job in jobs.values() if job.rule in plan.COSTS]
-    if not workflow.local_exec:
-        return {}
     speed = plan.probe()
-    predicted = plan.wall_seconds(shown, cores, speed)
-    say(plan.table(shown, cores, speed))
+    predicted = plan.wall_seconds(list(jobs.values()), cores, speed)
+    say(plan.table(list(jobs.values()), cores, speed))
     logger = logging.getLogger("snakemake.logging")
     for handler in logger.handlers:
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
             handler.addFilter(_said_by_progress)
     logger.addHandler(Progress(jobs, cores, predicted))
-    account = forkserver.start() if any(job.rule not in ("draw", "report") for job in shown) else None
+    account = forkserver.start() if any(job.rule not in ("draw", "report") for job in jobs.values()) else None
     return {"predicted": predicted, "started": time.monotonic(), "account": account}
 
 

@@ -17,20 +17,15 @@ workflow.global_resources.setdefault("gpu", 1)
 GPU = int(gpu_in_reach())
 
 if len(workflow.configfiles) > 1 or workflow.config_settings.config:
-    raise WorkflowError(
-        "A study is one file: give one --configfile and no --config; settings stand in the file."
-    )
+    raise WorkflowError("A study is one file: give one --configfile and no --config; settings stand in the file.")
 STUDY_FILE = os.path.relpath(workflow.configfiles[0])
 try:
     study = load_study(STUDY_FILE)
 except InputError as error:
     raise WorkflowError(str(error))
 
-ROOT = (
-    ""
-    if Path.cwd() == Path(workflow.basedir)
-    else f"{os.path.relpath(workflow.basedir)}/"
-)
+ROOT = "" if Path.cwd() == Path(workflow.basedir) else f"{os.path.relpath(workflow.basedir)}/"
+BEGUN = {}
 RESULTS = f"results/{study.name}"
 RUNS = runs_of(study)
 STUDY_RUNS = [run for run in RUNS.values() if run.groups[0] != "tune"]
@@ -61,11 +56,7 @@ DRAWN_OF_SWEEPS = [
 SWEPT = [row for row in DRAWN_OF_SWEEPS if getattr(study.sweeps, row[0])]
 TABLES += [table for _, table, _ in SWEPT if table]
 DRAWN = DRAWN_ALWAYS + [figure for _, _, figure in SWEPT]
-FIGURES = [
-    f"figures/{study.name}/{figure}.{kind}"
-    for figure in DRAWN
-    for kind in ("pdf", "png")
-]
+FIGURES = [f"figures/{study.name}/{figure}.{kind}" for figure in DRAWN for kind in ("pdf", "png")]
 ALL_FIGURES = [*DRAWN_ALWAYS, *(figure for _, _, figure in DRAWN_OF_SWEEPS)]
 PUBLISHED = sorted(str(path) for path in Path(f"{ROOT}results/published").glob("*.csv"))
 
@@ -106,12 +97,7 @@ def objective_of(wildcards):
 def generated_benchmarks():
     """What the world is told about the benchmarks it makes problems for."""
     keys = {"questions", "max_new_tokens", "tight_tokens"}
-    return canonical_json(
-        [
-            {"name": name, **item.model_dump(include=keys)}
-            for name, item in EVALUATED.items()
-        ]
-    )
+    return canonical_json([{"name": name, **item.model_dump(include=keys)} for name, item in EVALUATED.items()])
 
 
 def evaluated_benchmarks(wildcards):
@@ -128,9 +114,7 @@ def evaluated_benchmarks(wildcards):
 def correlation_settings(wildcards):
     """Whose scores and labels are compared, and how often prompts are resampled."""
     settings = study.analysis.model_dump(exclude={"annotators"})
-    return canonical_json(
-        {"model": wildcards.model, "annotator": wildcards.annotator, **settings}
-    )
+    return canonical_json({"model": wildcards.model, "annotator": wildcards.annotator, **settings})
 
 
 def evaluation_inputs(wildcards):
@@ -141,14 +125,9 @@ def evaluation_inputs(wildcards):
         "base": f"{RESULTS}/models/{wildcards.model}",
         "world": f"{RESULTS}/data/world.json",
         "problems": [f"{RESULTS}/data/benchmarks/{name}.json" for name in benchmarks],
-        "tasks": [
-            f"{ROOT}workflow/benchmarks/{item.task}.yaml"
-            for item in benchmarks.values()
-        ],
+        "tasks": [f"{ROOT}workflow/benchmarks/{item.task}.yaml" for item in benchmarks.values()],
     }
-    return (
-        {**found, "tuned": f"{run_folder('runs', run)}/model"} if run.trained else found
-    )
+    return {**found, "tuned": f"{run_folder('runs', run)}/model"} if run.trained else found
 
 
 def tuned_option(wildcards):
@@ -176,20 +155,12 @@ def paired_option(wildcards):
 def trained_files(runs):
     """Summary and step log of every trained run."""
     folders = [run_folder("runs", run) for run in runs if run.trained]
-    return [
-        f"{folder}/{name}"
-        for folder in folders
-        for name in ("train.json", "steps.parquet")
-    ]
+    return [f"{folder}/{name}" for folder in folders for name in ("train.json", "steps.parquet")]
 
 
 def evaluations(runs):
     """Every evaluation of some runs."""
-    return [
-        f"{run_folder('evaluations', run)}/{name}/summary.json"
-        for run in runs
-        for name in run.checkpoints
-    ]
+    return [f"{run_folder('evaluations', run)}/{name}/summary.json" for run in runs for name in run.checkpoints]
 
 
 def listed(runs):
@@ -219,10 +190,7 @@ def figure_code(wildcards):
 def table_files(wildcards):
     """The tables a figure may read: those of this study, or the shipped ones, which no rule makes."""
     if wildcards.tables_of == "reference":
-        return sorted(
-            str(path)
-            for path in Path(f"{ROOT}results/reference/tables").glob("*.parquet")
-        )
+        return sorted(str(path) for path in Path(f"{ROOT}results/reference/tables").glob("*.parquet"))
     return [f"{RESULTS}/tables/{name}.parquet" for name in TABLES]
 
 

@@ -14,9 +14,7 @@ rule tabulate:
         evaluations=evaluations(STUDY_RUNS),
         overfit=[f"{run_folder('overfit', run)}.json" for run in OVERFIT_RUNS],
     output:
-        expand(
-            f"{RESULTS}/tables/{{name}}.{{kind}}", name=TABLES, kind=["parquet", "csv"]
-        ),
+        expand(f"{RESULTS}/tables/{{name}}.{{kind}}", name=TABLES, kind=["parquet", "csv"]),
         report(
             f"{RESULTS}/tables/table1_main.md",
             caption="../report/table1_main.rst",

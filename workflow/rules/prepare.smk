@@ -46,9 +46,7 @@ rule pretrain:
     params:
         code=code("pretrain"),
         world=rules.generate.params.world,
-        pretraining=lambda wildcards: canonical_json(
-            study.models[wildcards.model].pretraining.model_dump()
-        ),
+        pretraining=lambda wildcards: canonical_json(study.models[wildcards.model].pretraining.model_dump()),
         data=subpath(input[0], parent=True),
         scratch=f"{RESULTS}/scratch/pretrain/{{model}}",
     message:

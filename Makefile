@@ -1,0 +1,42 @@
+# `make study` runs the whole miniature study, `make test` all tests; each makes the environment .venv first.
+#
+#   make study STUDY=smoke             another study of workflow/studies, or the path of a study file
+#   make environment TORCH_OPTIONS=…   options of pip for torch alone, such as the index of the CPU builds
+#   make lint, make clean
+
+PYTHON ?= python3
+STUDY ?= miniature
+STUDY_FILE := $(if $(filter %.yaml %.yml,$(STUDY)),$(STUDY),workflow/studies/$(STUDY).yaml)
+TORCH_OPTIONS ?=
+ACTIVATE := . .venv/bin/activate
+
+.PHONY: study test lint environment clean
+
+study: environment
+	@$(ACTIVATE) && snakemake --cores all --configfile $(STUDY_FILE)
+
+test: environment
+	@$(ACTIVATE) && python -m pytest
+
+lint: environment
+	@$(ACTIVATE) && ruff check && ruff format --check && snakefmt --check Snakefile workflow && snakemake --lint
+
+environment: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Found $$($(PYTHON) --version 2>&1), expected Python 3.11 or later; name one with: make PYTHON=python3.12 …"; \
+	  exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "Python's venv module is missing; install the package python3-venv (apt install python3-venv), then try again."; \
+	  exit 1; }
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet -c constraints.txt $(TORCH_OPTIONS) torch==2.13.0
+	.venv/bin/pip install --quiet -c constraints.txt -e '.[all]'
+	@grep -q SNAKEMAKE_PROFILE .venv/bin/activate || \
+	  echo 'export SNAKEMAKE_PROFILE="$(CURDIR)/workflow/profiles/default"' >> .venv/bin/activate
+	@touch $@
+
+# The environment and caches; results and figures stay.
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache *.egg-info build
