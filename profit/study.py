@@ -53,6 +53,7 @@ class Data(Strict):
     prompts: Count = 300
     references: Count = 8
     held: Annotated[int, Field(ge=0)] = 3
+    careful: Annotated[int, Field(ge=0)] = Field(1000, description="fresh prompts, answered in the base's own wording")
 
     @model_validator(mode="after")
     def _some_are_trained(self) -> "Data":
@@ -184,6 +185,14 @@ class Tune(Strict):
     validation: Benchmark
 
 
+class WorldCheck(Strict):
+    """SFT on the careful answers: what it gains over the base is what there is to learn in this world."""
+
+    learning_rate: Positive = 3e-4
+    epochs: Count = 1
+    seeds: Seeds = 3
+
+
 class Decoding(Strict):
     """Sampling of answers, the paper's by default; the batch size is fixed because it decides the random draws."""
 
@@ -214,6 +223,7 @@ class Study(Strict):
     lora: Lora = Lora()
     methods: dict[Name, Method]
     sweeps: Sweeps = Sweeps()
+    world_check: WorldCheck | None = None
     tune: Tune | None = None
     benchmarks: dict[Name, Benchmark]
     decoding: Decoding = Decoding()
@@ -221,6 +231,8 @@ class Study(Strict):
 
     @model_validator(mode="after")
     def _references_exist(self) -> "Study":
+        if self.name in ("reference", "published"):
+            raise ValueError(f"name: found {self.name!r}, expected another: that folder of results is shipped")
         for name, method in self.methods.items():
             self._enough_references(f"methods.{name}.references", method.references)
             if method.paired_with is not None:
