@@ -1,6 +1,6 @@
 """Rule `generate`: draw the miniature's references and benchmark items, and prove that they are disjoint.
 
-    python -m profit.generate --world '{}' --data '{"prompts": 300, "references": 8, "held": 3}' \\
+    python -m profit.generate --world '{}' --data '{"prompts": 300, "references": 8, "held": 3, "careful": 1000}' \\
         --benchmarks '[{"name": "same_length", "questions": 100, "max_new_tokens": 162, "tight_tokens": 54}]' \\
         --output-folder results/miniature/data
 """
@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from profit import provenance
 from profit.files import InputError, canonical_json, write_folder, write_json, write_parquet
-from profit.miniature.items import ITEM_SETS, check_disjoint, draw_items, draw_references, longest_answer
+from profit.miniature.items import ITEM_SETS, check_disjoint, draw_careful, draw_items, draw_references, longest_answer
 from profit.miniature.world import World
 
 log = logging.getLogger(__name__)
@@ -42,11 +42,14 @@ def check_caps(world: World, benchmark: dict) -> int:
     return longest
 
 
-def generate(world: World, data: dict, benchmarks: list[dict]) -> tuple[pd.DataFrame, dict[str, list[dict]], dict]:
-    """References (one row a prompt × reference), items by benchmark, and the manifest of the world."""
+def generate(
+    world: World, data: dict, benchmarks: list[dict]
+) -> tuple[dict[str, pd.DataFrame], dict[str, list[dict]], dict]:
+    """References and careful answers (one row a prompt × reference), items by benchmark, and the world's manifest."""
     longest = {benchmark["name"]: check_caps(world, benchmark) for benchmark in benchmarks}
     rows, problems = draw_references(world, data["prompts"], data["references"], data["held"])
-    items, pools = {}, {"tuning": problems, "validation": [], "test": []}
+    careful_rows, careful_problems = draw_careful(world, data["careful"], avoid=problems)
+    items, pools = {}, {"tuning": problems + careful_problems, "validation": [], "test": []}
     for benchmark in benchmarks:
         name = benchmark["name"]
         items[name], drawn = draw_items(world, name, benchmark["questions"])
@@ -57,10 +60,12 @@ def generate(world: World, data: dict, benchmarks: list[dict]) -> tuple[pd.DataF
         "settings": world.model_dump(),
         "prompts": data["prompts"],
         "references": len(rows),
+        "careful": len(careful_rows),
         "items": {name: len(listed) for name, listed in items.items()},
         "longest_answer_tokens": longest,
     }
-    return pd.DataFrame(rows), items, manifest
+    tables = {"references": pd.DataFrame(rows), "careful": pd.DataFrame(careful_rows, columns=list(rows[0]))}
+    return tables, items, manifest
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -80,13 +85,14 @@ def main(argv: list[str] | None = None) -> None:
     except ValidationError as error:
         raise InputError(f"world: {error}") from None
     with provenance.job("generate", {"world": arguments.world, "data": arguments.data}, world_hash(world)) as job:
-        references, items, manifest = generate(world, arguments.data, arguments.benchmarks)
+        tables, items, manifest = generate(world, arguments.data, arguments.benchmarks)
         with write_folder(arguments.output_folder) as folder:
-            write_parquet(folder / "references.parquet", references, {"provenance": job.record()})
+            for name, table in tables.items():
+                write_parquet(folder / f"{name}.parquet", table, {"provenance": job.record()})
             for name, listed in items.items():
                 write_json(folder / "benchmarks" / f"{name}.json", listed)
             write_json(folder / "world.json", {**manifest, "provenance": job.record()})
-    log.info("%d references to %d prompts; items: %s", len(references), manifest["prompts"], manifest["items"])
+    log.info("%d references to %d prompts; items: %s", manifest["references"], manifest["prompts"], manifest["items"])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """From a study to its runs: every model x method x seed with all its settings, the sweeps included.
 
 A sweep makes derived methods: `profit_tau0.3`, `sft_rank16`, `sft_epochs`, `sft_5ref_steps`. One whose settings are
-those of a method that exists already *is* that method: tau 0.1 of the threshold sweep is `profit`. The runs that choose
+those of a method that exists already *is* that method: tau 0.1 of the threshold sweep is `profit`. Those that choose
 the learning rate (`sft_lr0.0003`) keep names of their own, whatever rate is chosen.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 from profit.files import canonical_json
 from profit.study import OBJECTIVE_SETTINGS, Benchmark, Method, Study, seed_list
 
-GROUPS = ("main", "threshold", "lora_rank", "epochs", "overfitting", "tune")
+GROUPS = ("main", "threshold", "lora_rank", "epochs", "overfitting", "world", "tune")
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,10 @@ def _methods(study: Study) -> list[tuple[str, str, str, dict[str, Any], list[int
             for budget in sweep.budgets:
                 suffix = f"{count}ref" + ("_steps" if budget == "steps" else "")
                 derive("overfitting", sweep.method, suffix, sweep.seeds, references=count, budget=budget)
+    if check := study.world_check:
+        method = Method(objective="sft", learning_rate=check.learning_rate, epochs=check.epochs)
+        settings = _settings(study, method) | {"data": "careful"}
+        found.append(("world", "careful", "SFT on careful answers", settings, seed_list(check.seeds)))
     if tune := study.tune:
         for rate in tune.learning_rates:
             derive("tune", tune.method, f"lr{rate:g}", tune.seeds, learning_rate=rate)
@@ -132,6 +136,7 @@ def _settings(study: Study, method: Method, keep_epochs: bool = False) -> dict[s
         tuning = {"kind": "lora", "rank": method.rank, "alpha": alpha, "target_modules": study.lora.target_modules}
     return {
         "objective": objective,
+        "data": "references",
         "references": method.references,
         "budget": method.budget if method.references > 1 else "epochs",
         "tuning": tuning,

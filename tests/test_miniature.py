@@ -151,12 +151,13 @@ def test_caps_that_cut_valid_answers_are_refused():
 
 
 def test_generation_is_the_same_every_time_and_follows_the_world_seed():
-    data = {"prompts": 12, "references": 4, "held": 1}
+    data = {"prompts": 12, "references": 4, "held": 1, "careful": 9}
     first, items, manifest = generate(WORLD, data, BENCHMARKS)
     again, items_again, _ = generate(WORLD, data, BENCHMARKS)
-    assert first.equals(again) and items == items_again
+    assert first["references"].equals(again["references"]) and items == items_again
+    assert len(first["careful"]) == 9 and not set(first["careful"]["prompt"]) & set(first["references"]["prompt"])
     other, _, other_manifest = generate(World(seed=1), data, BENCHMARKS)
-    assert not first.equals(other) and manifest["world"] != other_manifest["world"]
+    assert not first["references"].equals(other["references"]) and manifest["world"] != other_manifest["world"]
 
 
 def test_a_world_that_cannot_be_is_refused():

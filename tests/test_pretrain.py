@@ -23,7 +23,7 @@ SMALL = Pretraining(
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world") / "data"
-    settings = json.dumps({"prompts": 5, "references": 4, "held": 1})
+    settings = json.dumps({"prompts": 5, "references": 4, "held": 1, "careful": 3})
     generate.main(["--world", "{}", "--data", settings, "--benchmarks", "[]", "--output-folder", str(folder)])
     return folder
 

@@ -11,6 +11,7 @@ import numpy as np
 from profit.files import InputError
 from profit.miniature.language import (
     Problem,
+    Style,
     Text,
     annotator_styles,
     base_style,
@@ -91,8 +92,37 @@ def draw_items(world: World, name: str, count: int) -> tuple[list[dict], list[Pr
 def draw_references(world: World, prompts: int, references: int, held: int) -> tuple[list[dict], list[Problem]]:
     """Rows of references.parquet: exchangeable answers to each prompt, `held` of them, at random, never trained on."""
     rng = np.random.default_rng([world.seed, 5])
-    styles = annotator_styles(world)
     problems = draw_problems(world, ItemSet(pool="tuning"), prompts, rng)
+    return _answered("prompt", problems, references, held, world, annotator_styles(world), rng), problems
+
+
+def draw_careful(world: World, prompts: int, avoid: list[Problem]) -> tuple[list[dict], list[Problem]]:
+    """Rows of careful.parquet: one answer each to fresh prompts, worded as the base words them.
+
+    What training on them gains is what there is to learn in this world. Contents of `avoid` do not occur, others may
+    occur more than once.
+    """
+    rng = np.random.default_rng([world.seed, 6])
+    known = {problem.content for problem in avoid}
+    low, high = world.reference_steps
+    problems: list[Problem] = []
+    while len(problems) < prompts:
+        steps = low + len(problems) % (high - low + 1)
+        problem = draw_problem(world, steps, world.rare_in_references, "tuning", rng)
+        if problem.content not in known:
+            problems.append(problem)
+    return _answered("careful", problems, 1, 0, world, [base_style(world)], rng), problems
+
+
+def _answered(
+    name: str,
+    problems: list[Problem],
+    references: int,
+    held: int,
+    world: World,
+    styles: list[Style],
+    rng: np.random.Generator,
+) -> list[dict]:
     rows = []
     for number, problem in enumerate(problems):
         prompt = statement(problem, rng)
@@ -101,7 +131,7 @@ def draw_references(world: World, prompts: int, references: int, held: int) -> t
             answer = solve(problem, world, styles[rng.integers(len(styles))], rng)
             rows.append(
                 {
-                    "prompt_id": f"prompt_{number:04d}",
+                    "prompt_id": f"{name}_{number:04d}",
                     "reference_id": reference,
                     "prompt": prompt,
                     "answer": answer.text,
@@ -110,20 +140,7 @@ def draw_references(world: World, prompts: int, references: int, held: int) -> t
                     "spans": [{"start": start, "end": end, "label": label} for start, end, label in answer.spans],
                 }
             )
-    return rows, problems
-
-
-def careful_pairs(world: World, count: int, avoid: set[tuple]) -> list[tuple[str, str]]:
-    """Fresh (prompt, answer) pairs worded like the base's own text: is there something to learn in this world?"""
-    rng = np.random.default_rng([world.seed, 6])
-    style = base_style(world)
-    pairs = []
-    while len(pairs) < count:
-        steps = int(rng.integers(world.reference_steps[0], world.reference_steps[1] + 1))
-        problem = draw_problem(world, steps, world.rare_in_references, "tuning", rng)
-        if problem.content not in avoid:
-            pairs.append((statement(problem, rng), solve(problem, world, style, rng).text))
-    return pairs
+    return rows
 
 
 def check_disjoint(pools: dict[str, list[Problem]]) -> None:

@@ -26,13 +26,13 @@ rule score:
 
 rule annotate:
     input:
-        rules.generate.output.references,
+        f"{RESULTS}/data/{{data}}.parquet",
     output:
-        f"{RESULTS}/annotations/{{annotator}}.parquet",
+        f"{RESULTS}/annotations/{{data}}/{{annotator}}.parquet",
     log:
-        f"{RESULTS}/logs/annotate/{{annotator}}.log",
+        f"{RESULTS}/logs/annotate/{{data}}/{{annotator}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/annotate/{{annotator}}.jsonl"
+        f"{RESULTS}/benchmarks/annotate/{{data}}/{{annotator}}.jsonl"
     conda:
         "../../environment.yml"
     threads: 1
@@ -42,7 +42,7 @@ rule annotate:
     params:
         code=code("annotate", lambda wildcards: wildcards.annotator),
     message:
-        "Annotate the references by {wildcards.annotator}"
+        "Annotate the {wildcards.data} by {wildcards.annotator}"
     shell:
         "python -m profit annotate --annotator {wildcards.annotator} --references {input} --output {output} > {log} 2>&1"
 
@@ -50,8 +50,8 @@ rule annotate:
 rule correlate:
     input:
         scores=rules.score.output,
-        annotations=rules.annotate.output,
-        truth=expand(rules.annotate.output, annotator="truth"),
+        annotations=expand(rules.annotate.output, data="references", allow_missing=True),
+        truth=expand(rules.annotate.output, data="references", annotator="truth"),
     output:
         summary=f"{RESULTS}/correlation/{{model}}/{{annotator}}.json",
         densities=f"{RESULTS}/correlation/{{model}}/{{annotator}}.densities.parquet",
@@ -82,7 +82,7 @@ rule overfit:
         summary=rules.train.output.summary,
         references=rules.generate.output.references,
         scores=rules.score.output,
-        annotations=expand(rules.annotate.output, annotator="truth"),
+        annotations=expand(rules.annotate.output, data="references", annotator="truth"),
         samples=f"{RESULTS}/evaluations/{{model}}/{{method}}/seed{{seed}}/final/samples.parquet",
     output:
         f"{RESULTS}/overfit/{{model}}/{{method}}/seed{{seed}}.json",

@@ -66,6 +66,7 @@ wildcard_constraints:
     method="|".join(sorted({run.leaf["method"] for run in RUNS.values()})),
     seed=r"\d+",
     checkpoint=r"final|epoch\d+",
+    data="references|careful",
     annotator="|".join(study.analysis.annotators),
     figure="|".join(ALL_FIGURES),
     tables_of=f"{study.name}|reference",
@@ -137,6 +138,11 @@ def tuned_option(wildcards):
         return ""
     folder = Path(run_folder("runs", run), "model")
     return f"--tuned {folder if wildcards.checkpoint == 'final' else folder / wildcards.checkpoint}"
+
+
+def data_of(wildcards):
+    """The table of answers that the run trains on: references, or careful in the check of the world."""
+    return run_of(wildcards).leaf["data"]
 
 
 def paired_steps(wildcards):

@@ -4,7 +4,7 @@ rule tabulate:
         world=rules.generate.output.world,
         references=rules.generate.output.references,
         scores=expand(rules.score.output, model=study.models),
-        annotations=expand(rules.annotate.output, annotator=study.analysis.annotators),
+        annotations=expand(rules.annotate.output, data="references", annotator=study.analysis.annotators),
         correlation=expand(
             rules.correlate.output,
             model=study.models,

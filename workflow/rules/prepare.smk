@@ -2,6 +2,7 @@
 rule generate:
     output:
         references=f"{RESULTS}/data/references.parquet",
+        careful=f"{RESULTS}/data/careful.parquet",
         world=f"{RESULTS}/data/world.json",
         benchmarks=expand(f"{RESULTS}/data/benchmarks/{{name}}.json", name=EVALUATED),
     log:

@@ -2,8 +2,8 @@
 rule train:
     input:
         model=f"{RESULTS}/models/{{model}}",
-        references=rules.generate.output.references,
-        annotations=f"{RESULTS}/annotations/truth.parquet",
+        references=lambda wildcards: f"{RESULTS}/data/{data_of(wildcards)}.parquet",
+        annotations=lambda wildcards: f"{RESULTS}/annotations/{data_of(wildcards)}/truth.parquet",
         paired=paired_steps,
     output:
         model=directory(f"{RESULTS}/runs/{{model}}/{{method}}/seed{{seed}}/model"),
