@@ -58,6 +58,7 @@ def reachable(module: str, name: str, choice: str | None) -> dict[str, str]:
             continue
         parsed = parse(module)
         if parsed is None:
+            covered[label] = "not of this package"
             continue
         if name == "*":
             covered[label] = ""

@@ -148,9 +148,8 @@ def _serve(folder: Path, parent: int) -> None:
     # Clients may connect at once; they wait until all is loaded.
     listener.listen(64)
     _preload()
-    _account(
-        folder, {"rule": "server", "cpu_seconds": time.process_time(), "cpu_seconds_imports": time.process_time()}
-    )
+    loaded = time.process_time()
+    _account(folder, {"rule": "server", "cpu_seconds": loaded, "cpu_seconds_imports": loaded})
     wake, woken = socket.socketpair()
     for end in (wake, woken):
         end.setblocking(False)
