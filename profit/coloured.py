@@ -22,7 +22,7 @@ def typical_answer(results: Path, models: Sequence[str], annotator: str) -> pd.D
     That is the one whose mean probabilities of core and of replaceable tokens, under the first model, lie nearest to
     those of all references (sum of both distances; the first of equals), of answers with at least two tokens of each.
     """
-    spans_path = results / "annotations" / f"{annotator}.parquet"
+    spans_path = results / "annotations" / "references" / f"{annotator}.parquet"
     spans = read_parquet(spans_path, ["prompt_id", "reference_id", "start", "end", "label"])
     references = read_parquet(
         results / "data" / "references.parquet", ["prompt_id", "reference_id", "prompt", "answer"]

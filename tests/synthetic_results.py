@@ -202,4 +202,4 @@ def write_analyses(folder: Path, annotators: list[str], rng: np.random.Generator
         write_json(folder / "correlation" / "mini" / f"{annotator}.json", content)
         table = densities(probability, labels, settings)
         write_parquet(folder / "correlation" / "mini" / f"{annotator}.densities.parquet", table)
-        write_parquet(folder / "annotations" / f"{annotator}.parquet", spans)
+        write_parquet(folder / "annotations" / "references" / f"{annotator}.parquet", spans)
