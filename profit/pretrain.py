@@ -1,6 +1,8 @@
 """Rule `pretrain`: make the miniature's base model and save it as an ordinary Hugging Face folder.
 
 A Llama-style model (tied embeddings, grouped queries, rotary positions) reads documents of the pretraining pool once.
+It learns from whole plain documents and from the answers of chats: the amounts of a prompt cannot be foreseen, and
+learning from them would be noise.
 
     python -m profit.pretrain --world '{}' --pretraining '{"steps": 1000}' --data results/miniature/data \\
         --scratch results/miniature/scratch/pretrain --output results/miniature/models/mini
@@ -9,11 +11,15 @@ A Llama-style model (tied embeddings, grouped queries, rotary positions) reads d
 import argparse
 import json
 import logging
+from functools import partial
 from math import ceil
 from pathlib import Path
+from typing import Any
 
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
-    DataCollatorForLanguageModeling,
     GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
@@ -29,10 +35,12 @@ from profit.files import InputError, read_json, write_folder, write_json
 from profit.miniature.documents import pretraining_documents
 from profit.miniature.language import base_style
 from profit.miniature.optimizer import MuonAdamW
-from profit.miniature.tokenizer import build_tokenizer
+from profit.miniature.tokenizer import ASSISTANT, build_tokenizer
 from profit.miniature.world import Pretraining, World
 
 log = logging.getLogger(__name__)
+
+IGNORED = -100
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, settings: Pretraining) -> LlamaForCausalLM:
@@ -87,22 +95,36 @@ def pretrain(
         save_strategy="steps" if settings.checkpoints else "no",
         save_steps=ceil(settings.steps / (settings.checkpoints + 1)),
         save_total_limit=2,
+        remove_unused_columns=False,
         report_to=[],
         dataloader_pin_memory=False,
     )
     trainer = Trainer(
         model=model,
         args=arguments,
-        train_dataset=[{"input_ids": row, "length": len(row)} for row in rows],
-        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+        train_dataset=[_example(row, tokenizer.convert_tokens_to_ids(ASSISTANT)) for row in rows],
+        data_collator=partial(_collate, pad=tokenizer.pad_token_id),
         optimizers=(
             MuonAdamW(model, settings.matrix_learning_rate, settings.learning_rate, settings.weight_decay),
             None,
         ),
         callbacks=[Completed()],
     )
-    trainer.train(resume_from_checkpoint=last_complete(scratch))
+    trainer.train(resume_from_checkpoint=last_complete(scratch, settings.steps))
     return model, tokenizer, sum(map(len, rows))
+
+
+def _example(row: list[int], assistant: int) -> dict[str, Any]:
+    start = row.index(assistant) + 1 if assistant in row else 0
+    return {"input_ids": row, "labels": [IGNORED] * start + row[start:], "length": len(row)}
+
+
+def _collate(examples: list[dict[str, Any]], pad: int) -> dict[str, Tensor]:
+    """Padded on the right, where a causal model never looks, so that no mask is needed."""
+    return {
+        key: pad_sequence([torch.tensor(example[key]) for example in examples], batch_first=True, padding_value=value)
+        for key, value in (("input_ids", pad), ("labels", IGNORED))
+    }
 
 
 def make_parser() -> argparse.ArgumentParser:

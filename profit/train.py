@@ -2,7 +2,7 @@
 
     python -m profit train --run '{"model": …, "method": …, "seed": 0, "objective": {"name": "profit", …}, …}' \\
         --model results/S/models/M --references results/S/data/references.parquet \\
-        --annotations results/S/annotations/references/truth.parquet --scratch results/S/scratch/train/M/profit/seed0 \\
+        --annotations results/S/annotations/references/truth.parquet --scratch results/S/scratch/M \\
         --output-model …/model --output-steps …/steps.parquet --output-summary …/train.json
 
 The references of a run and their order depend on the seed alone, so all methods of a seed see the same data in the
