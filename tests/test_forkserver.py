@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from profit.forkserver import gpu_in_reach
+
 ROOT = Path(__file__).parent.parent
 
 JOB = """
@@ -216,3 +218,13 @@ def test_the_server_loads_no_code_of_ours_and_no_cuda():
     ours, state, absent = done.stdout.splitlines()
     assert set(ours.split()) == {"profit", "profit.forkserver", "profit.__main__"}
     assert state == "False 1" and absent == ""
+
+
+def test_a_gpu_is_seen_where_its_tool_is_and_it_is_not_hidden(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert not gpu_in_reach()
+    (tmp_path / "nvidia-smi").touch(mode=0o755)
+    assert gpu_in_reach()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert not gpu_in_reach()
