@@ -77,11 +77,13 @@ def start() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="profit-"))
     # One thread here: a fork inherits no threads, and each job sets its own number.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-    subprocess.Popen(
+    server = subprocess.Popen(
         [sys.executable, "-m", "profit.forkserver", str(folder), str(os.getpid())],
         env=environment,
         stdin=subprocess.DEVNULL,
     )
+    while not (folder / "socket").exists() and server.poll() is None:
+        time.sleep(0.01)
     os.environ[SOCKET] = str(folder / "socket")
     return folder / "account.jsonl"
 
@@ -144,9 +146,10 @@ def _stop(*_: object) -> None:
 
 def _serve(folder: Path, parent: int) -> None:
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(folder / "socket"))
+    listener.bind(str(folder / "unheard"))
     # Clients may connect at once; they wait until all is loaded.
     listener.listen(64)
+    (folder / "unheard").rename(folder / "socket")
     _preload()
     loaded = time.process_time()
     _account(folder, {"rule": "server", "cpu_seconds": loaded, "cpu_seconds_imports": loaded})

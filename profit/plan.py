@@ -29,24 +29,25 @@ class Cost:
 
 # Work is counted in documents read (pretrain), answers (train, overfit, score) and answers generated (evaluate).
 COSTS = {
-    "generate": Cost(4.0),
-    "pretrain": Cost(3.0, 7.0),
-    "score": Cost(1.0, 1.5),
-    "annotate": Cost(1.0),
-    "correlate": Cost(2.0),
-    "train": Cost(1.0, 5.0),
-    "evaluate": Cost(1.5, 4.0),
-    "overfit": Cost(1.0, 1.5),
+    "generate": Cost(1.3),
+    "pretrain": Cost(0.5, 3.8),
+    "score": Cost(0.2, 1.4),
+    "annotate": Cost(0.7),
+    "correlate": Cost(1.0),
+    "train": Cost(0.3, 5.0),
+    "evaluate": Cost(0.4, 2.8),
+    "overfit": Cost(0.2, 0.8),
     "tabulate": Cost(3.0),
-    "tune": Cost(2.0),
-    "draw": Cost(1.5),
-    "report": Cost(5.0),
+    "tune": Cost(1.0),
+    "draw": Cost(0.9),
+    "report": Cost(3.0),
 }
-# Seconds of Snakemake's own work around each job, and of the fork server before the first one.
-OVERHEAD, SERVER = 0.25, 8.0
-# Rules whose jobs run alone, one after another, before anything else can start.
+# Seconds of Snakemake's own work around each job, and of loading the fork server before the first one.
+OVERHEAD, SERVER = 0.1, 5.0
+# Rules whose jobs run alone, one after another, before anything else can start; two threads are not twice as fast.
 SERIAL = ("generate", "pretrain", "tabulate", "report", "tune")
-REFERENCE_PROBE = 0.1
+TWO_THREADS = 1.7
+REFERENCE_PROBE = 0.09
 DEFAULT_SIZE = 3 * 128**2
 
 
@@ -63,7 +64,7 @@ def jobs_of(study: Study) -> list[Job]:
     runs = [run for run in runs_of(study).values() if run.groups[0] != "tune"]
     names = [("generate", {}), ("tabulate", {}), ("report", {})]
     names += [(rule, {"model": model}) for rule in ("pretrain", "score") for model in study.models]
-    names += [("annotate", {})] * len(study.analysis.annotators)
+    names += [("annotate", {})] * (len(study.analysis.annotators) + (study.world_check is not None))
     names += [("correlate", {})] * len(study.models) * len(study.analysis.annotators)
     names += [("draw", {})] * (4 + sum(value is not None for _, value in study.sweeps))
     for run in runs:
@@ -85,7 +86,8 @@ def job_seconds(study: Study, runs: dict[tuple[str, str, int], Run], rule: str, 
         run = runs[str(wildcards["model"]), str(wildcards["method"]), int(str(wildcards["seed"]))]
         if rule == "train":
             references = run.leaf["references"] if run.leaf["budget"] == "epochs" else 1
-            work = run.leaf["training"]["epochs"] * data.prompts * references
+            answers = data.careful if run.leaf["data"] == "careful" else data.prompts * references
+            work = run.leaf["training"]["epochs"] * answers
         elif rule == "evaluate":
             work = sum(item.questions * item.samples for item in benchmarks_of(study, run).values())
         else:
@@ -101,7 +103,8 @@ def job_seconds(study: Study, runs: dict[tuple[str, str, int], Run], rule: str, 
 
 def wall_seconds(jobs: list[Job], cores: int, speed: float) -> float:
     """Predicted wall seconds of jobs on so many cores of a machine `speed` times as slow as the reference."""
-    serial = sum(job.seconds / (min(cores, 2) if job.rule == "pretrain" else 1) for job in jobs if job.rule in SERIAL)
+    faster = {"pretrain": TWO_THREADS if cores > 1 else 1.0}
+    serial = sum(job.seconds / faster.get(job.rule, 1.0) for job in jobs if job.rule in SERIAL)
     shared = sum(job.seconds + OVERHEAD for job in jobs if job.rule not in SERIAL)
     return speed * (SERVER + serial + shared / cores)
 
