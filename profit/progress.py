@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from profit import forkserver, plan
-from profit.files import write_json
+from profit.files import read_json, write_json
 from profit.runs import runs_of
 from profit.study import Study
 
@@ -25,9 +25,9 @@ QUIET_SECONDS = 30.0
 class Progress(logging.Handler):
     """Turns Snakemake's log events into one line a started job, and one now and then while nothing starts."""
 
-    def __init__(self, jobs: dict[int, plan.Job], cores: int, predicted: float) -> None:
+    def __init__(self, jobs: dict[int, plan.Job], predicted: float) -> None:
         super().__init__()
-        self.jobs, self.cores, self.predicted = jobs, cores, predicted
+        self.jobs, self.predicted = jobs, predicted
         self.started = time.monotonic()
         self.running: dict[int, str] = {}
         self.finished: set[int] = set()
@@ -51,10 +51,8 @@ class Progress(logging.Handler):
     def speak(self) -> None:
         """Print the line of progress."""
         self._spoken = time.monotonic()
-        running = ", ".join(self.running.values())
-        say(
-            f"[{len(self.finished)} of {len(self.jobs)} done, about {plan.clock(self.left())} left] running: {running}"
-        )
+        done = f"{len(self.finished)} of {len(self.jobs)} jobs done, about {plan.clock(self.left())} left"
+        say(f"[{done}] running: {', '.join(self.running.values())}")
 
     def left(self) -> float:
         """Seconds left: the predicted share of the work that is not done, at the pace so far once a tenth is done."""
@@ -68,8 +66,9 @@ class Progress(logging.Handler):
     def _speak_now_and_then(self) -> None:
         while True:
             time.sleep(1.0)
-            if self.running and time.monotonic() - self._spoken > QUIET_SECONDS:
-                self.speak()
+            with self.lock:
+                if self.running and time.monotonic() - self._spoken > QUIET_SECONDS:
+                    self.speak()
 
 
 def begin(workflow: Any, study: Study) -> dict[str, Any]:
@@ -88,36 +87,42 @@ def begin(workflow: Any, study: Study) -> dict[str, Any]:
     speed = plan.probe()
     predicted = plan.wall_seconds(list(jobs.values()), cores, speed)
     say(plan.table(list(jobs.values()), cores, speed))
+    if not workflow.output_settings.quiet:
+        _replace_output(Progress(jobs, predicted))
+    return {"predicted": predicted, "started": time.monotonic(), "account": forkserver.start()}
+
+
+def _replace_output(progress: Progress) -> None:
+    """Let `progress` speak in place of Snakemake's lines about single jobs; Snakemake's own log file keeps all."""
     logger = logging.getLogger("snakemake.logging")
     for handler in logger.handlers:
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
             handler.addFilter(_said_by_progress)
-    logger.addHandler(Progress(jobs, cores, predicted))
-    account = forkserver.start() if any(job.rule not in ("draw", "report") for job in jobs.values()) else None
-    return {"predicted": predicted, "started": time.monotonic(), "account": account}
+    logger.addHandler(progress)
 
 
 def _said_by_progress(record: logging.LogRecord) -> bool:
-    """Keep from the terminal what `Progress` says shorter; Snakemake's own log file keeps all."""
     silent = str(getattr(record, "event", "")) in ("job_info", "job_finished", "progress")
     return not silent and not record.getMessage().startswith(("Select jobs", "Execute "))
 
 
 def end(begun: dict[str, Any], results: str) -> None:
-    """Show wall time beside the prediction, and CPU seconds with the share of start-up; keep them in a file."""
+    """Show wall time beside the prediction, and CPU seconds with the share of start-up; append them to a file."""
     if not begun:
         return
     taken = time.monotonic() - begun["started"]
     say(f"Took {plan.clock(taken)}, predicted {plan.clock(begun['predicted'])}.")
     account = begun["account"]
-    if account is None or not account.is_file():
+    if not account.is_file():
         return
     entries = [json.loads(line) for line in account.read_text().splitlines()]
     total = {key: sum(entry[key] for entry in entries) for key in ("cpu_seconds", "cpu_seconds_imports")}
     share = total["cpu_seconds_imports"] / total["cpu_seconds"]
     say(f"{total['cpu_seconds']:.0f} CPU seconds in jobs, {share:.1%} of them for start-up and imports.")
-    found = {"wall_seconds": taken, "predicted_seconds": begun["predicted"], **total, "jobs": entries}
-    write_json(Path(results) / "benchmarks" / "account.json", found)
+    path = Path(results) / "benchmarks" / "account.json"
+    before = read_json(path) if path.is_file() else []
+    now = {"wall_seconds": taken, "predicted_seconds": begun["predicted"], **total, "jobs": entries}
+    write_json(path, [*before, now])
 
 
 def last_lines(path: Path) -> list[str]:
