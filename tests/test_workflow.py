@@ -225,7 +225,7 @@ def test_a_person_sees_plan_progress_and_account(finished):
     assert re.search(r"\[\d+ of \d+ jobs done, about .* left\] running: train mini/\w+", text)
     assert re.search(r"Took .*, predicted .*\.", text) and "for start-up and imports" in text
     account = json.loads((finished / "results/smoke/benchmarks/account.json").read_text())[0]
-    assert Counter(job["rule"] for job in account["jobs"])["train"] == 10
+    assert Counter(job["rule"] for job in account["jobs"])["train"] >= 10
     assert account["cpu_seconds"] > account["cpu_seconds_imports"] > 1
 
 
