@@ -38,7 +38,8 @@ def test_more_work_costs_more():
 
 
 def test_clock():
-    assert [plan.clock(seconds) for seconds in (0.4, 59.6, 75, 7260)] == ["0 s", "1 min 0 s", "1 min 15 s", "2 h 1 min"]
+    expected = {0.4: "0 s", 59.6: "1 min 0 s", 75: "1 min 15 s", 7260: "2 h 1 min"}
+    assert {seconds: plan.clock(seconds) for seconds in expected} == expected
 
 
 def test_command_line(capsys):
