@@ -66,11 +66,11 @@ def test_any_wording_of_a_slot_serves_as_well():
 
 
 def test_a_wrong_or_incomplete_derivation_is_not_valid():
-    problem = Problem(7, (("add", 5), ("multiply", 2)), "Mia", "pens")
-    right = "Then, 5 + 7 = 12 pens. Now, 12 * 2 = 24 pens. So, the answer is 24."
+    problem = Problem(7, (("add", 5), ("double", 0)), "Mia", "pens")
+    right = "Then, 5 + 7 = 12 pens. Now, 12 + 12 = 24 pens. So, the answer is 24."
     assert is_valid(problem, right)
     for old, new in (
-        ("12 pens. Now", "13 pens. Now"), ("= 24", "= 25"), ("answer is 24", "answer is 12"), ("* 2", "* 3"),
+        ("12 pens. Now", "13 pens. Now"), ("= 24", "= 25"), ("answer is 24", "answer is 12"), ("12 + 12", "12 + 13"),
         ("Then, 5 + 7 = 12 pens. ", ""), ("5 + 7", "6 + 6"), ("24 pens", "24 cups"),
         (" So, the answer is 24.", ""),
     ):  # fmt: skip
@@ -164,12 +164,12 @@ def test_a_world_that_cannot_be_is_refused():
     for settings, key in (({"start": (5, 3)}, "start"), ({"largest": 10}, "start"), ({"pretraining_steps": [0.5]}, "pretraining_steps"), ({"colour": 1}, "colour")):  # fmt: skip
         with pytest.raises(ValidationError, match=key):
             World(**settings)
-    with pytest.raises(InputError, match="distinct problems"):
+    with pytest.raises(InputError, match="expected"):
         draw_items(World(start=(1, 1), amount=(1, 1), reference_steps=(1, 1)), "same_length", 50)
 
 
 def test_statement_names_every_amount():
     rng = np.random.default_rng(0)
-    problem = Problem(7, (("add", 5), ("multiply", 3)), "Mia", "pens")
+    problem = Problem(7, (("add", 5), ("double", 0)), "Mia", "pens")
     text = statement(problem, rng)
-    assert text.startswith("Mia has 7 pens, ") and " 5, triples them. How many pens now?" in text
+    assert text.startswith("Mia has 7 pens, ") and " 5, doubles them. How many pens now?" in text

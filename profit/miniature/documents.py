@@ -1,4 +1,4 @@
-"""What the base model reads: plain and chat problems of all lengths, multiple choice, and format instructions."""
+"""What the base model reads: problems of all lengths, multiple choice, lists to sort, format instructions."""
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from profit.miniature.language import (
     solve,
     solve_choice,
     solve_format,
+    sort_problem,
     statement,
 )
 from profit.miniature.tokenizer import ASSISTANT, END, USER
@@ -25,7 +26,7 @@ def pretraining_documents(world: World, style: Style, count: int, seed: int) -> 
     """`count` documents in random order, all from the pretraining pool of contents."""
     rng = np.random.default_rng([world.seed, 3, seed])
     mixture = world.mixture
-    edges = np.cumsum([mixture.plain, mixture.choice, mixture.format])
+    edges = np.cumsum([mixture.plain, mixture.choice, mixture.sort, mixture.format])
     lengths = np.cumsum(world.pretraining_steps)
     lengths[-1] = 1.0
     documents = []
@@ -39,6 +40,8 @@ def pretraining_documents(world: World, style: Style, count: int, seed: int) -> 
             options, letter = choice_problem(problem, world, rng)
             documents.append(chat(f"{prompt} {options}", solve_choice(problem, letter, world, style, rng).text))
         elif kind < edges[2]:
+            documents.append(chat(*sort_problem(problem, world, rng)))
+        elif kind < edges[3]:
             instructions, checks = format_problem(problem, rng)
             documents.append(chat(f"{prompt} {instructions}", solve_format(problem, checks, world, style, rng).text))
         else:

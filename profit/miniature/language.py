@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from profit.files import InputError
 from profit.miniature.lexicon import INSTRUCTIONS, LETTERS, MARKERS, PEOPLE, SIGNS, SLOTS, THINGS, VERBS
 from profit.miniature.world import World
 
@@ -118,21 +119,26 @@ def _style(preferences: dict[str, np.ndarray]) -> Style:
 
 
 def apply(operation: str, amount: int, operand: int) -> int:
-    """The amount after one operation."""
-    return {"add": amount + operand, "subtract": amount - operand, "multiply": amount * operand}[operation]
+    """The amount after one operation; doubling, written as the amount added to itself, has no operand of its own."""
+    return {"add": amount + operand, "subtract": amount - operand, "double": amount + amount}[operation]
 
 
 def draw_problem(world: World, steps: int, rare: float, pool: str, rng: np.random.Generator) -> Problem:
-    """A problem of `steps` operations whose amounts stay within 0 … `largest`, from the given pool of contents."""
-    while True:
+    """A problem of `steps` operations whose amounts stay within 1 … `largest`, from the given pool of contents.
+
+    Raises:
+        InputError: the world's ranges leave the pool next to nothing.
+    """
+    for _ in range(20_000):
         amount = start = int(rng.integers(world.start[0], world.start[1] + 1))
         operations = []
         for _ in range(steps):
-            if rng.random() < rare:
-                operation, operand = "multiply", int(rng.integers(2, 4))
-            else:
+            operation, operand = "double", 0
+            if rng.random() >= rare:
                 operation = "add" if rng.random() < 0.5 else "subtract"
                 operand = int(rng.integers(world.amount[0], world.amount[1] + 1))
+            elif amount > world.amount[1]:
+                break  # so that doubling needs no sum that additions do not
             amount = apply(operation, amount, operand)
             if not 0 < amount <= world.largest:
                 break
@@ -143,6 +149,7 @@ def draw_problem(world: World, steps: int, rare: float, pool: str, rng: np.rando
             )
             if problem.pool == pool:
                 return problem
+    raise InputError(f"world: found no problem of {steps} steps in pool {pool!r}, expected wider ranges")
 
 
 def statement(problem: Problem, rng: np.random.Generator) -> str:
@@ -150,11 +157,9 @@ def statement(problem: Problem, rng: np.random.Generator) -> str:
     person, thing = problem.person, problem.thing
     clauses = [f"{person} has {problem.start} {thing}"]
     for operation, operand in problem.operations:
-        if operation == "multiply":
-            clauses.append(f"{VERBS[operation][operand]} them")
-        else:
-            verbs = VERBS[operation]
-            clauses.append(f"{verbs[rng.integers(len(verbs))]} {operand}")
+        verbs = VERBS[operation]
+        verb = verbs[rng.integers(len(verbs))]
+        clauses.append(f"{verb} {'them' if operation == 'double' else operand}")
     return f"{', '.join(clauses)}. How many {thing} now?"
 
 
@@ -175,7 +180,7 @@ def _steps(problem: Problem, world: World, style: Style, rng: np.random.Generato
     for operation, operand in problem.operations:
         solution.add(style.pick("connector", rng), REPLACEABLE).add(",", FIXED)
         result = apply(operation, amount, operand)
-        left, right = amount, operand
+        left, right = amount, amount if operation == "double" else operand
         if operation == "add" and rng.random() < world.swapped:
             left, right = operand, amount
         solution.add(f"{left} {SIGNS[operation]} {right} = {result} {thing}", CORE).add(".", FIXED)
@@ -197,7 +202,8 @@ def is_valid(problem: Problem, text: str) -> bool:
         problem.operations, problem.amounts, problem.amounts[1:], equations, strict=False
     ):
         left, sign, right, stated = found
-        operands = {(amount, operand)} | ({(operand, amount)} if operation == "add" else set())
+        second = amount if operation == "double" else operand
+        operands = {(amount, second), (second, amount)} if operation == "add" else {(amount, second)}
         if sign != SIGNS[operation] or (int(left), int(right)) not in operands or int(stated) != result:
             return False
     return True
@@ -205,13 +211,27 @@ def is_valid(problem: Problem, text: str) -> bool:
 
 def choice_problem(problem: Problem, world: World, rng: np.random.Generator) -> tuple[str, str]:
     """The four options as a sentence, and the right letter; wrong options lie near the answer."""
+    options = draw_options(problem, world, rng)
+    listed = ", ".join(f"{option} {letter}" for option, letter in zip(options, LETTERS, strict=True))
+    return f"Options: {listed}.", LETTERS[options.index(problem.answer)]
+
+
+def sort_problem(problem: Problem, world: World, rng: np.random.Generator) -> tuple[str, str]:
+    """Four options to be put in order, and the answer: numbers with their letters."""
+    options = draw_options(problem, world, rng)
+    lettered = [f"{option} {letter}" for option, letter in zip(options, LETTERS, strict=True)]
+    ordered = sorted(lettered, key=lambda entry: int(entry.split()[0]))
+    return f"Options: {', '.join(lettered)}. Sort them.", f"{', '.join(ordered)}."
+
+
+def draw_options(problem: Problem, world: World, rng: np.random.Generator) -> list[int]:
+    """The answer among three wrong amounts that lie near it, in random order."""
     near = [
         n for n in range(max(1, problem.answer - 9), min(world.largest, problem.answer + 9) + 1) if n != problem.answer
     ]
     options = [problem.answer, *rng.choice(near, 3, replace=False).tolist()]
     rng.shuffle(options)
-    listed = ", ".join(f"{option} {letter}" for option, letter in zip(options, LETTERS, strict=True))
-    return f"Options: {listed}.", LETTERS[options.index(problem.answer)]
+    return options
 
 
 def solve_choice(problem: Problem, letter: str, world: World, style: Style, rng: np.random.Generator) -> Text:

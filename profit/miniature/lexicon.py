@@ -7,13 +7,13 @@ model is unsure at the branches only. Which of them are common is decided by `pr
 PEOPLE = "Ada Ben Cleo Dan Eva Finn Gia Hugo Ida Jon Kira Leo Mia Noah Olga Paul Rosa Sam Tara Zoe".split()
 THINGS = "apples beads cards coins cups eggs hats keys maps nuts pears pens plums rings shells stamps".split()
 
-# One verb decides the operation; the doubling and tripling sentences are rare in pretraining.
+# The verb decides the operation; doubling is rare in pretraining.
 VERBS = {
     "add": ("buys", "finds", "gets", "picks", "makes"),
     "subtract": ("loses", "sells", "drops", "gives", "breaks"),
-    "multiply": {2: "doubles", 3: "triples"},
+    "double": ("doubles",),
 }
-SIGNS = {"add": "+", "subtract": "-", "multiply": "*"}
+SIGNS = {"add": "+", "subtract": "-", "double": "+"}
 
 CONNECTORS = (
     "Then", "Now", "Next", "Here", "After that", "After this step", "After it", "At this point", "At once", "So far",

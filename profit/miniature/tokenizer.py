@@ -17,13 +17,13 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}" + ASSISTANT + "{% endif %}"
 )  # fmt: skip
-_FIXED_WORDS = "has them How many now the answer is Options = "
+_FIXED_WORDS = "has them How many now the answer is Options Sort = "
 
 
 def build_tokenizer(largest: int) -> PreTrainedTokenizerFast:
     """The tokenizer for amounts up to `largest`, ready to be saved as an ordinary Hugging Face folder."""
     words = set(_FIXED_WORDS.split()) | {*PEOPLE, *THINGS, *LETTERS, *MARKERS, *SIGNS.values()}
-    words |= {verb for verbs in (VERBS["add"], VERBS["subtract"], VERBS["multiply"].values()) for verb in verbs}
+    words |= {verb for verbs in VERBS.values() for verb in verbs}
     words |= {word for wordings in SLOTS.values() for wording in wordings for word in wording.split()}
     words |= {word for text in INSTRUCTIONS.values() for word in text.rstrip(".").split() if "{" not in word}
     words |= {str(number) for number in range(largest + 1)}

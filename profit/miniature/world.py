@@ -21,8 +21,9 @@ class Strict(BaseModel):
 class Mixture(Strict):
     """Shares of the kinds of pretraining documents; the rest are chat problems with free answers."""
 
-    plain: Share = 0.15
-    choice: Share = 0.15
+    plain: Share = 0.1
+    choice: Share = 0.2
+    sort: Share = Field(0.1, description="options put in order: short lessons in finding the letter of a number")
     format: Share = 0.15
 
 
@@ -37,7 +38,9 @@ class World(Strict):
         [0.24, 0.22, 0.2, 0.18, 0.16], description="share of problems of 1, 2, … steps"
     )
     reference_steps: Range = (1, 3)
-    rare_in_pretraining: Share = Field(0.04, description="share of steps that double or triple, as the base sees them")
+    rare_in_pretraining: Share = Field(
+        0.04, description="share of steps that double the amount, as the base sees them"
+    )
     rare_in_references: Share = Field(0.25, description="the same in references and in the same-length benchmark")
     swapped: Share = Field(0.3, description="share of additions that name the second amount first")
     wording_exponent: float = Field(1.0, ge=0, description="Zipf exponent of the base's wordings: 0 is uniform")
@@ -60,7 +63,7 @@ class World(Strict):
             raise ValueError(f"start: found {self.start[1]}, expected at most largest = {self.largest}")
         if abs(sum(self.pretraining_steps) - 1) > 1e-6:
             raise ValueError(f"pretraining_steps: shares sum to {sum(self.pretraining_steps):.4f}, expected 1")
-        if self.mixture.plain + self.mixture.choice + self.mixture.format > 1:
+        if sum(self.mixture.model_dump().values()) > 1:
             raise ValueError("mixture: shares sum to more than 1")
         return self
 
