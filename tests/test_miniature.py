@@ -22,10 +22,11 @@ from profit.miniature.tokenizer import build_tokenizer
 from profit.miniature.world import World
 
 WORLD = World()
+LONGEST = {name: longest_answer(WORLD, name) for name in ITEM_SETS}
 BENCHMARKS = [
-    {"name": name, "questions": 12, "max_new_tokens": 3 * longest_answer(WORLD, name), "tight_tokens": longest_answer(WORLD, name)}
-    for name in ITEM_SETS
-]  # fmt: skip
+    {"name": name, "questions": 12, "max_new_tokens": 3 * longest, "tight_tokens": longest}
+    for name, longest in LONGEST.items()
+]
 
 
 def _solutions(count: int):
@@ -160,10 +161,22 @@ def test_generation_is_the_same_every_time_and_follows_the_world_seed():
     assert not first["references"].equals(other["references"]) and manifest["world"] != other_manifest["world"]
 
 
-def test_a_world_that_cannot_be_is_refused():
-    for settings, key in (({"start": (5, 3)}, "start"), ({"largest": 10}, "start"), ({"pretraining_steps": [0.5]}, "pretraining_steps"), ({"colour": 1}, "colour")):  # fmt: skip
-        with pytest.raises(ValidationError, match=key):
-            World(**settings)
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"start": (5, 3)}, "start"),
+        ({"largest": 10}, "start"),
+        ({"pretraining_steps": [0.5]}, "pretraining_steps"),
+        ({"mixture": {"plain": 0.9}}, "mixture"),
+        ({"colour": 1}, "colour"),
+    ],
+)
+def test_a_world_that_cannot_be_is_refused(settings: dict, key: str):
+    with pytest.raises(ValidationError, match=key):
+        World(**settings)
+
+
+def test_a_world_too_narrow_for_its_items_is_refused():
     with pytest.raises(InputError, match="expected"):
         draw_items(World(start=(1, 1), amount=(1, 1), reference_steps=(1, 1)), "same_length", 50)
 
