@@ -194,7 +194,7 @@ class WorldCheck(Strict):
 
 
 class Decoding(Strict):
-    """Sampling of answers, the paper's by default; the batch size is fixed because it decides the random draws."""
+    """Sampling of answers, the paper's by default; the batch size decides speed and memory alone."""
 
     temperature: Positive = 0.7
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.8
