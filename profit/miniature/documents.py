@@ -1,16 +1,14 @@
-"""What the base model reads: problems of all lengths, multiple choice, lists to sort, format instructions."""
+"""What the base model reads: problems of all lengths, multiple choice, format instructions."""
 
 import numpy as np
 
 from profit.miniature.language import (
     Style,
-    choice_problem,
     draw_problem,
     format_problem,
+    list_options,
     solve,
-    solve_choice,
     solve_format,
-    sort_problem,
     statement,
 )
 from profit.miniature.tokenizer import ASSISTANT, END, USER
@@ -26,7 +24,7 @@ def pretraining_documents(world: World, style: Style, count: int, seed: int) -> 
     """`count` documents in random order, all from the pretraining pool of contents."""
     rng = np.random.default_rng([world.seed, 3, seed])
     mixture = world.mixture
-    edges = np.cumsum([mixture.plain, mixture.choice, mixture.sort, mixture.format])
+    edges = np.cumsum([mixture.plain, mixture.choice, mixture.format])
     lengths = np.cumsum(world.pretraining_steps)
     lengths[-1] = 1.0
     documents = []
@@ -37,11 +35,9 @@ def pretraining_documents(world: World, style: Style, count: int, seed: int) -> 
         if kind < edges[0]:
             documents.append(f"{prompt} {solve(problem, world, style, rng).text}{END}")
         elif kind < edges[1]:
-            options, letter = choice_problem(problem, world, rng)
-            documents.append(chat(f"{prompt} {options}", solve_choice(problem, letter, world, style, rng).text))
+            prompt = f"{prompt} {list_options(problem, world, rng)}"
+            documents.append(chat(prompt, solve(problem, world, style, rng).text))
         elif kind < edges[2]:
-            documents.append(chat(*sort_problem(problem, world, rng)))
-        elif kind < edges[3]:
             instructions, checks = format_problem(problem, rng)
             documents.append(chat(f"{prompt} {instructions}", solve_format(problem, checks, world, style, rng).text))
         else:

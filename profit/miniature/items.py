@@ -15,11 +15,10 @@ from profit.miniature.language import (
     Text,
     annotator_styles,
     base_style,
-    choice_problem,
     draw_problem,
     format_problem,
+    list_options,
     solve,
-    solve_choice,
     solve_format,
     statement,
 )
@@ -76,12 +75,11 @@ def draw_items(world: World, name: str, count: int) -> tuple[list[dict], list[Pr
             "id": f"{name}_{number:04d}",
             "prompt": statement(problem, rng),
             "answer": str(problem.answer),
-            "kind": item_set.kind,
+            "kind": "format" if item_set.kind == "format" else "number",
             "steps": len(problem.operations),
         }
         if item_set.kind == "choice":
-            options, item["answer"] = choice_problem(problem, world, rng)
-            item["prompt"] += " " + options
+            item["prompt"] += " " + list_options(problem, world, rng)
         elif item_set.kind == "format":
             instructions, item["checks"] = format_problem(problem, rng)
             item["prompt"] += " " + instructions
@@ -170,7 +168,7 @@ def longest_answer(world: World, name: str) -> int:
     style = _LongestStyle()
     solvers: dict[str, Callable[[], Text]] = {
         "number": lambda: solve(problem, world, style, rng),
-        "choice": lambda: solve_choice(problem, "A", world, style, rng),
+        "choice": lambda: solve(problem, world, style, rng),
         "format": lambda: solve_format(
             problem, [{"kind": kind, "text": "A"} for kind in ("starts_with", "ends_with")], world, style, rng
         ),

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from profit.files import InputError
-from profit.miniature.lexicon import INSTRUCTIONS, LETTERS, MARKERS, PEOPLE, SIGNS, SLOTS, THINGS, VERBS
+from profit.miniature.lexicon import INSTRUCTIONS, MARKERS, PEOPLE, SIGNS, SLOTS, THINGS, VERBS
 from profit.miniature.world import World
 
 CORE, REPLACEABLE, FIXED = "core", "replaceable", "fixed"
@@ -209,35 +209,13 @@ def is_valid(problem: Problem, text: str) -> bool:
     return True
 
 
-def choice_problem(problem: Problem, world: World, rng: np.random.Generator) -> tuple[str, str]:
-    """The four options as a sentence, and the right letter; wrong options lie near the answer."""
-    options = draw_options(problem, world, rng)
-    listed = ", ".join(f"{option} {letter}" for option, letter in zip(options, LETTERS, strict=True))
-    return f"Options: {listed}.", LETTERS[options.index(problem.answer)]
-
-
-def sort_problem(problem: Problem, world: World, rng: np.random.Generator) -> tuple[str, str]:
-    """Four options to be put in order, and the answer: numbers with their letters."""
-    options = draw_options(problem, world, rng)
-    lettered = [f"{option} {letter}" for option, letter in zip(options, LETTERS, strict=True)]
-    ordered = sorted(lettered, key=lambda entry: int(entry.split()[0]))
-    return f"Options: {', '.join(lettered)}. Sort them.", f"{', '.join(ordered)}."
-
-
-def draw_options(problem: Problem, world: World, rng: np.random.Generator) -> list[int]:
-    """The answer among three wrong amounts that lie near it, in random order."""
-    near = [
-        n for n in range(max(1, problem.answer - 9), min(world.largest, problem.answer + 9) + 1) if n != problem.answer
-    ]
-    options = [problem.answer, *rng.choice(near, 3, replace=False).tolist()]
+def list_options(problem: Problem, world: World, rng: np.random.Generator) -> str:
+    """The answer among three wrong amounts that lie near it, in random order, as a sentence."""
+    low, high = max(1, problem.answer - 9), min(world.largest, problem.answer + 9)
+    wrong = [number for number in range(low, high + 1) if number != problem.answer]
+    options = [problem.answer, *rng.choice(wrong, 3, replace=False).tolist()]
     rng.shuffle(options)
-    return options
-
-
-def solve_choice(problem: Problem, letter: str, world: World, style: Style, rng: np.random.Generator) -> Text:
-    """A worded solution that ends with the number and its letter."""
-    solution = _steps(problem, world, style, rng, problem.thing).add(style.pick("closer", rng), REPLACEABLE)
-    return solution.add(", the answer is", FIXED).add(f"{problem.answer} {letter}", CORE).add(".", FIXED)
+    return f"Options: {', '.join(map(str, options))}."
 
 
 def format_problem(problem: Problem, rng: np.random.Generator) -> tuple[str, list[dict]]:

@@ -27,7 +27,6 @@ CLOSERS = (
 )  # fmt: skip
 SLOTS = {"connector": CONNECTORS, "closer": CLOSERS}
 
-LETTERS = ("A", "B", "C", "D")
 MARKERS = "Amber Blue Coral Dawn Ember Frost Gold Hazel Iris Jade".split()
 
 # Instructions about the output format, as they stand in the prompt; {word} is a marker, {thing} the problem's thing.

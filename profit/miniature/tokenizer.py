@@ -7,7 +7,7 @@ character span.
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from profit.miniature.lexicon import INSTRUCTIONS, LETTERS, MARKERS, PEOPLE, SIGNS, SLOTS, THINGS, VERBS
+from profit.miniature.lexicon import INSTRUCTIONS, MARKERS, PEOPLE, SIGNS, SLOTS, THINGS, VERBS
 
 END, PAD, UNKNOWN, USER, ASSISTANT = "<|end|>", "<|pad|>", "<|unknown|>", "<|user|>", "<|assistant|>"
 CHAT_TEMPLATE = (
@@ -17,12 +17,12 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}" + ASSISTANT + "{% endif %}"
 )  # fmt: skip
-_FIXED_WORDS = "has them How many now the answer is Options Sort = "
+_FIXED_WORDS = "has them How many now the answer is Options = "
 
 
 def build_tokenizer(largest: int) -> PreTrainedTokenizerFast:
     """The tokenizer for amounts up to `largest`, ready to be saved as an ordinary Hugging Face folder."""
-    words = set(_FIXED_WORDS.split()) | {*PEOPLE, *THINGS, *LETTERS, *MARKERS, *SIGNS.values()}
+    words = set(_FIXED_WORDS.split()) | {*PEOPLE, *THINGS, *MARKERS, *SIGNS.values()}
     words |= {verb for verbs in VERBS.values() for verb in verbs}
     words |= {word for wordings in SLOTS.values() for wording in wordings for word in wording.split()}
     words |= {word for text in INSTRUCTIONS.values() for word in text.rstrip(".").split() if "{" not in word}

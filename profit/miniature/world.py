@@ -22,28 +22,27 @@ class Mixture(Strict):
     """Shares of the kinds of pretraining documents; the rest are chat problems with free answers."""
 
     plain: Share = 0.1
-    choice: Share = 0.2
-    sort: Share = Field(0.1, description="options put in order: short lessons in finding the letter of a number")
-    format: Share = 0.15
+    choice: Share = 0.15
+    format: Share = 0.08
 
 
 class World(Strict):
     """One miniature world: number range, operations, wordings, and the mixture of its documents."""
 
     seed: int = 0
-    largest: int = Field(60, gt=1, description="no amount on the way exceeds this")
-    start: Range = (1, 30)
-    amount: Range = (1, 19)
+    largest: int = Field(99, gt=1, description="no amount on the way exceeds this")
+    start: Range = (1, 50)
+    amount: Range = (1, 30)
     pretraining_steps: list[Share] = Field(
         [0.24, 0.22, 0.2, 0.18, 0.16], description="share of problems of 1, 2, … steps"
     )
     reference_steps: Range = (1, 3)
     rare_in_pretraining: Share = Field(
-        0.04, description="share of steps that double the amount, as the base sees them"
+        0.002, description="share of steps that double the amount, as the base sees them"
     )
-    rare_in_references: Share = Field(0.25, description="the same in references and in the same-length benchmark")
+    rare_in_references: Share = Field(0.3, description="the same in references and in the same-length benchmark")
     swapped: Share = Field(0.3, description="share of additions that name the second amount first")
-    wording_exponent: float = Field(1.0, ge=0, description="Zipf exponent of the base's wordings: 0 is uniform")
+    wording_exponent: float = Field(1.2, ge=0, description="Zipf exponent of the base's wordings: 0 is uniform")
     wording_lean: float = Field(
         0.3, description="weight left to the base's order when annotators word: 1 base, -1 inverse"
     )
@@ -72,7 +71,7 @@ class Pretraining(Strict):
     """Architecture and training of the miniature's base model."""
 
     seed: int = 0
-    steps: int = Field(2000, ge=1)
+    steps: int = Field(1400, ge=1)
     documents_per_step: int = Field(48, ge=1)
     learning_rate: float = Field(5e-3, gt=0, description="AdamW, for the embedding and the norms")
     matrix_learning_rate: float = Field(0.02, gt=0, description="Muon, for the matrices")
