@@ -2,6 +2,7 @@
 #
 #   make study STUDY=smoke             another study of workflow/studies, or the path of a study file
 #   make environment TORCH_OPTIONS=…   options of pip for torch alone, such as the index of the CPU builds
+#   make reference                    ship the tables and pictures of a finished miniature study
 #   make lint, make clean
 
 PYTHON ?= python3
@@ -10,7 +11,9 @@ STUDY_FILE := $(if $(filter %.yaml %.yml,$(STUDY)),$(STUDY),workflow/studies/$(S
 TORCH_OPTIONS ?=
 ACTIVATE := . .venv/bin/activate
 
-.PHONY: study test lint environment clean
+PICTURES := table1_main fig2_multi_reference fig3_probability fig4_threshold
+
+.PHONY: study test lint reference environment clean
 
 study: environment
 	@$(ACTIVATE) && snakemake --cores all --configfile $(STUDY_FILE)
@@ -20,6 +23,12 @@ test: environment
 
 lint: environment
 	@$(ACTIVATE) && ruff check && ruff format --check && snakefmt --check Snakefile workflow && snakemake --lint
+
+reference:
+	rm -rf results/reference/tables results/reference/pictures
+	mkdir -p results/reference/tables results/reference/pictures
+	cp results/miniature/tables/* results/reference/tables/
+	cp $(PICTURES:%=figures/miniature/%.png) results/reference/pictures/
 
 environment: .venv/installed
 

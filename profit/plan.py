@@ -47,7 +47,7 @@ OVERHEAD, SERVER = 0.1, 5.0
 # Rules whose jobs run alone, one after another, before anything else can start; two threads are not twice as fast.
 SERIAL = ("generate", "pretrain", "tabulate", "report", "tune")
 TWO_THREADS = 1.7
-REFERENCE_PROBE = 0.09
+REFERENCE_PROBE, PROBES = 0.017, 10
 DEFAULT_SIZE = 3 * 128**2
 
 
@@ -110,12 +110,17 @@ def wall_seconds(jobs: list[Job], cores: int, speed: float) -> float:
 
 
 def probe() -> float:
-    """How many times slower than the reference machine this one is now, from a tenth of a second of arithmetic."""
-    started = time.perf_counter()
+    """How many times slower than the reference machine this one is, from a fifth of a second of arithmetic."""
+    return min(_arithmetic() for _ in range(PROBES)) / REFERENCE_PROBE
+
+
+def _arithmetic() -> float:
+    # CPU seconds, and the least of several: what else runs at this moment says nothing of the hours to come.
+    started = time.process_time()
     total = 0
-    for number in range(1_500_000):
+    for number in range(300_000):
         total += number * number % 7
-    return (time.perf_counter() - started) / REFERENCE_PROBE
+    return time.process_time() - started
 
 
 def table(jobs: list[Job], cores: int, speed: float) -> str:

@@ -52,7 +52,7 @@ def draw_problems(world: World, item_set: ItemSet, count: int, rng: np.random.Ge
     low, high = (item_set.steps, item_set.steps) if item_set.steps else world.reference_steps
     rare = world.rare_in_references if item_set.rare else world.rare_in_pretraining
     problems: dict[tuple, Problem] = {}
-    for _ in range(100 * count):
+    for _ in range(20 * count):
         if len(problems) == count:
             return list(problems.values())
         problem = draw_problem(world, low + len(problems) % (high - low + 1), rare, item_set.pool, rng)
