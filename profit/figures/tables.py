@@ -36,8 +36,8 @@ def load(folder: Path, name: str, columns: list[str]) -> pd.DataFrame:
 
 
 def load_runs(folder: Path) -> pd.DataFrame:
-    """Table `runs` with the column `kind` (see `style.kind`)."""
-    runs = load(folder, "runs", RUN_COLUMNS)
+    """Table `runs` with the column `kind` (see `style.kind`), without the check of the world, which is no method."""
+    runs = load(folder, "runs", RUN_COLUMNS).query("group != 'world'")
     return runs.assign(kind=[style.kind(run) for _, run in runs.iterrows()])
 
 
