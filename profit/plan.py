@@ -30,23 +30,23 @@ class Cost:
 # Work is counted in documents read (pretrain), answers (train, overfit, score) and answers generated (evaluate).
 COSTS = {
     "generate": Cost(1.3),
-    "pretrain": Cost(0.5, 3.8),
+    "pretrain": Cost(0.5, 5.4),
     "score": Cost(0.2, 1.4),
     "annotate": Cost(0.7),
     "correlate": Cost(1.0),
     "train": Cost(0.3, 5.0),
     "evaluate": Cost(0.4, 2.8),
-    "overfit": Cost(0.2, 0.8),
+    "overfit": Cost(0.2, 1.2),
     "tabulate": Cost(3.0),
     "tune": Cost(1.0),
     "draw": Cost(0.9),
     "report": Cost(3.0),
 }
 # Seconds of Snakemake's own work around each job, and of loading the fork server before the first one.
-OVERHEAD, SERVER = 0.1, 5.0
+OVERHEAD, SERVER = 0.3, 5.0
 # Rules whose jobs run alone, one after another, before anything else can start; two threads are not twice as fast.
 SERIAL = ("generate", "pretrain", "tabulate", "report", "tune")
-TWO_THREADS = 1.7
+TWO_THREADS = 1.4
 REFERENCE_PROBE, PROBES = 0.017, 10
 DEFAULT_SIZE = 3 * 128**2
 
