@@ -1,4 +1,4 @@
-"""The README keeps its promises: its blocks of YAML work, its targets exist, its files are there, its figures redraw."""
+"""The README keeps its promises: blocks of YAML work, targets exist, files are there, the figures redraw."""
 
 import re
 import shlex
