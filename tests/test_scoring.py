@@ -7,7 +7,7 @@ import pytest
 
 from profit.files import InputError
 from profit.miniature.items import ITEM_SETS, draw_items
-from profit.miniature.language import base_style, solve, solve_choice, solve_format
+from profit.miniature.language import base_style, solve, solve_format
 from profit.miniature.world import World
 from profit.scoring import extract, holds, load_items, mean_over_samples, process_results, read_items, score
 
@@ -142,9 +142,7 @@ def test_the_languages_own_solutions_are_right_and_those_of_other_items_mostly_w
     items, problems = draw_items(world, benchmark, 40)
     texts = []
     for item, problem in zip(items, problems, strict=True):
-        if item["kind"] == "choice":
-            solution = solve_choice(problem, item["answer"], world, style, rng)
-        elif item["kind"] == "format":
+        if item["kind"] == "format":
             solution = solve_format(problem, item["checks"], world, style, rng)
         else:
             solution = solve(problem, world, style, rng)
