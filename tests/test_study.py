@@ -58,7 +58,7 @@ def test_objectives_and_their_settings_agree_with_the_code():
             "methods.sft_3ref.references: found 6, expected at most .* = 5",
         ),
         ("references: [1, 3, 5]", "references: [1, 3, 6]", "sweeps.overfitting.references: found 6"),
-        ("held: 3}", "held: 8}", "data.held: found 8, expected less than references"),
+        ("held: 3,", "held: 8,", "data.held: found 8, expected less than references"),
         ("[sft, profit, keep_low], rank", "[sft, proft], rank", "sweeps.lora_rank.methods: found 'proft'.*'profit'"),
         ("[profit, keep_low], tau", "[sft], tau", "sweeps.threshold.methods: found sft"),
         ("task: mini_longer", "task: mini_long", "benchmarks.longer.task: found 'mini_long'.*'mini_longer'"),
