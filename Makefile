@@ -24,11 +24,14 @@ test: environment
 lint: environment
 	@$(ACTIVATE) && ruff check && ruff format --check && snakefmt --check Snakefile workflow && snakemake --lint
 
-reference:
+reference: results/miniature/tables/tune.csv results/miniature/tables/main.csv
 	rm -rf results/reference/tables results/reference/pictures
 	mkdir -p results/reference/tables results/reference/pictures
 	cp results/miniature/tables/* results/reference/tables/
 	cp $(PICTURES:%=figures/miniature/%.png) results/reference/pictures/
+
+results/miniature/tables/%.csv:
+	@echo "$@ is missing: ship only a finished study, and \`snakemake --cores all tune\` first"; exit 1
 
 environment: .venv/installed
 

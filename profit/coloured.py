@@ -42,7 +42,7 @@ def typical_answer(results: Path, models: Sequence[str], annotator: str) -> pd.D
 
 
 def most_typical(scores: pd.DataFrame, keys: list[str]) -> tuple[Any, ...]:
-    """Keys of the answer that `gather_coloured` describes."""
+    """Keys of the answer that `typical_answer` describes."""
     kept = scores[scores["label"].isin(["core", "replaceable"])]
     every = kept.groupby("label")["probability"].mean()
     groups = kept.groupby([*keys, "label"])["probability"].agg(["mean", "size"]).unstack("label").dropna()

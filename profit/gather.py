@@ -15,13 +15,10 @@ import numpy as np
 import pandas as pd
 
 from profit.files import InputError, read_json, read_parquet
+from profit.steplog import COLUMNS
 
 RUN = ["model", "method", "seed"]
 MEASURES = ["accuracy", "accuracy_tight", "ended", "cut", "parsed", "tokens_mean"]
-STEP_COLUMNS = [
-    "step", "epoch", "loss", "objective_loss", "kept", "kept_core", "kept_replaceable", "kept_fixed", "kept_end",
-    "weight_mean", "near_tau", "grad_norm", "clipped", "learning_rate", "tokens", "tokens_per_second",
-]  # fmt: skip
 STEP_NUMBERS = ["loss", "kept", "tokens"]
 OVERFIT_MEASURES = ["nll_trained", "nll_held", "base_trained", "base_held", "overfit"]
 COSTS = ["cpu_seconds", "wall_seconds", "peak_memory_mb"]
@@ -61,10 +58,8 @@ def gather_runs(results: Path, runs: Sequence[dict[str, Any]], world: str) -> tu
             steps.append(log.assign(**{key: run[key] for key in RUN}))
     frame = pd.DataFrame(rows)
     columns = [*settings_row(runs[0]), "steps", "tokens_trained", *COSTS, "kept", "world"]
-    logs = pd.concat(steps, ignore_index=True) if steps else pd.DataFrame(columns=[*RUN, *STEP_COLUMNS])
-    return frame.reindex(columns=columns).astype({"steps": "Int64", "tokens_trained": "Int64"}), logs[
-        [*RUN, *STEP_COLUMNS]
-    ]
+    logs = pd.concat(steps, ignore_index=True) if steps else pd.DataFrame(columns=[*RUN, *COLUMNS])
+    return frame.reindex(columns=columns).astype({"steps": "Int64", "tokens_trained": "Int64"}), logs[[*RUN, *COLUMNS]]
 
 
 def settings_row(run: dict[str, Any]) -> dict[str, Any]:
@@ -87,7 +82,7 @@ def settings_row(run: dict[str, Any]) -> dict[str, Any]:
 
 def read_steps(path: Path) -> pd.DataFrame:
     """The step log of a run; InputError if steps are missing or twice there, or a loss, share or count is NaN."""
-    log = read_parquet(path, STEP_COLUMNS)
+    log = read_parquet(path, list(COLUMNS))
     if list(log["step"]) != list(range(1, len(log) + 1)) or log.empty:
         raise InputError(f"{path}, column step: found {summary(log['step'])}, expected 1, 2, … without a gap")
     for name in STEP_NUMBERS:

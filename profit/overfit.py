@@ -39,13 +39,15 @@ BENCHMARK = "same_length"
 KEYS = ["prompt_id", "reference_id"]
 
 
-def select_references(references: pd.DataFrame, k: int, seed: int) -> pd.DataFrame:
+def select_references(references: pd.DataFrame, k: int, seed: int, unseen: list[int]) -> pd.DataFrame:
     """References of a run, trained ones (as it chose them) and held ones of the same prompts; `held` tells them apart.
+
+    `unseen` names the chosen ones, by number, that the run was too short to reach; they count for neither.
 
     Raises:
         InputError: fewer than k references to train on, or no held reference.
     """
-    trained = choose_references(references, k, seed)
+    trained = choose_references(references, k, seed).drop(index=unseen)
     held = references[references.held & references.prompt_id.isin(trained.prompt_id)]
     if held.empty:
         raise InputError("references: found no held reference of the trained prompts, expected at least one")
@@ -149,16 +151,17 @@ def parse_run(text: str) -> dict[str, Any]:
     return run
 
 
-def spent(path: str) -> dict[str, float]:
-    """Tokens trained and seconds spent, from a run's train.json; InputError if its record lacks them."""
+def read_training(path: str) -> tuple[dict[str, float], list[int]]:
+    """Tokens trained and seconds spent, and answers never reached, from train.json; InputError if it lacks them."""
     record = read_json(path)
     try:
         made = record["provenance"]
-        return {
+        cost = {
             "tokens_trained": made["tokens"]["trained"],
             "cpu_seconds": made["cpu_seconds"],
             "wall_seconds": made["wall_seconds"],
         }
+        return cost, record["unseen"]
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: found no {error} in the provenance, expected tokens.trained and seconds") from None
 
@@ -167,13 +170,13 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO)
     args = make_parser().parse_args(argv)
     run = parse_run(args.run)
-    cost = spent(args.train)
+    cost, unseen = read_training(args.train)
     samples = read_parquet(args.samples, ["benchmark", "question_id", "text"])
     samples = samples[samples.benchmark == BENCHMARK]
     if samples.empty:
         raise InputError(f"{args.samples}, column benchmark: found no {BENCHMARK!r}, expected its answers")
     base = read_scores(args.base_scores, [*KEYS, "position", "token_id", "logprob"])
-    references = select_references(load_references(args.references), run["references"], run["seed"])
+    references = select_references(load_references(args.references), run["references"], run["seed"], unseen)
     spans = read_parquet(args.annotations, SPAN_COLUMNS)
     world = read_parquet_metadata(args.references).get("provenance", {}).get("world")
     with provenance.job("overfit", settings=run, world=world) as job:

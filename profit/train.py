@@ -45,7 +45,7 @@ from profit.data import check_tokenizer, prepare_examples
 from profit.files import InputError, file_hash, read_parquet_metadata, write_folder, write_json, write_parquet
 from profit.objectives import OBJECTIVES, check_objective, needs_whole_step
 from profit.steplog import StepLog, paired_shares
-from profit.trainer import ProFitTrainer, collate
+from profit.trainer import ProFitTrainer, collate, unseen_examples
 
 log = logging.getLogger(__name__)
 
@@ -211,6 +211,7 @@ def train(arguments: argparse.Namespace, job: provenance.Job) -> None:
         summary = {
             "examples": len(examples.rows),
             "truncated": examples.truncated,
+            "unseen": unseen_examples(len(examples.rows), run["seed"], length.steps, run["training"]["batch_size"]),
             "steps": length.steps,
             "tokens_trained": int(steps["tokens"].sum()),
             "kept": float((steps["kept"] * steps["tokens"]).sum() / steps["tokens"].sum()),

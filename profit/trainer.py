@@ -92,6 +92,11 @@ class SeededOrder(Sampler[int]):
         return iter(torch.randperm(self.size, generator=generator).tolist())
 
 
+def unseen_examples(size: int, seed: int, steps: int, batch_size: int) -> list[int]:
+    """Examples that a run too short for one epoch never trains on, in ascending order."""
+    return sorted(list(SeededOrder(size, seed))[steps * batch_size :])
+
+
 class ProFitTrainer(Trainer):
     """Trainer that minimises `objective` and writes `step_log`; batches as `collate` makes them.
 

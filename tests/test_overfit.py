@@ -48,7 +48,7 @@ def files(model_folder: Path, references_path: Path, annotations_path: Path, tmp
     perturbed(model_folder).save_pretrained(paths["tuned"])
     write_parquet(paths["samples"], SAMPLES)
     account = {"tokens": {"trained": 1234}, "cpu_seconds": 5.5, "wall_seconds": 6.0}
-    write_json(paths["train"], {"provenance": account})
+    write_json(paths["train"], {"unseen": [], "provenance": account})
     return paths
 
 
@@ -183,11 +183,20 @@ def test_command_reads_the_answers_of_its_benchmark_alone(files: dict[str, Path]
 
 def test_selection_is_the_runs_own_and_holds_the_held(references_path: Path) -> None:
     references = load_references(references_path)
-    chosen = overfit.select_references(references, 2, 3)
+    chosen = overfit.select_references(references, 2, 3, unseen=[])
     assert chosen.groupby("prompt_id").held.sum().eq(1).all() and len(chosen) == 3 * references.prompt_id.nunique()
     trained = choose_references(references, 2, 3)[["prompt_id", "reference_id"]]
     found = chosen.loc[~chosen.held, ["prompt_id", "reference_id"]].reset_index(drop=True)
     pd.testing.assert_frame_equal(found, trained)
+
+
+def test_answers_that_a_short_run_never_reached_count_for_nothing(references_path: Path) -> None:
+    references = load_references(references_path)
+    trained = choose_references(references, 2, 3)
+    chosen = overfit.select_references(references, 2, 3, unseen=[0, 3])
+    found = chosen.loc[~chosen.held, ["prompt_id", "reference_id"]].apply(tuple, axis=1)
+    gone = trained.loc[[0, 3], ["prompt_id", "reference_id"]].apply(tuple, axis=1)
+    assert len(found) == len(trained) - 2 and not set(found) & set(gone)
 
 
 def test_more_references_than_there_are_is_an_error(files: dict[str, Path]) -> None:
@@ -198,7 +207,7 @@ def test_more_references_than_there_are_is_an_error(files: dict[str, Path]) -> N
 def test_without_held_references_there_is_no_overfit(files: dict[str, Path]) -> None:
     frame = load_references(files["references"]).assign(held=False)
     with pytest.raises(InputError, match="found no held reference"):
-        overfit.select_references(frame, 2, 3)
+        overfit.select_references(frame, 2, 3, unseen=[])
 
 
 @pytest.mark.parametrize(
@@ -222,7 +231,7 @@ def test_scores_of_another_base_are_named(
 
 
 def test_a_train_record_without_account_is_named(files: dict[str, Path]) -> None:
-    write_json(files["train"], {"provenance": {"tokens": {}}})
+    write_json(files["train"], {"unseen": [], "provenance": {"tokens": {}}})
     with pytest.raises(InputError, match="train.json: found no 'trained'"):
         call(files)
     files["train"].write_text('{"provenance": ')

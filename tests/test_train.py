@@ -206,6 +206,22 @@ def test_budgets_of_several_references(run_train):
     assert same["learning_rate"].iloc[-1] < same["learning_rate"].max() / 4
 
 
+def test_a_run_shorter_than_an_epoch_names_what_it_never_saw(run_train, model_folder, references_path):
+    out = run_train(references=3, budget="steps", training={"epochs": 1})
+    summary, tokenizer = read_json(out / "train.json"), AutoTokenizer.from_pretrained(model_folder)
+    chosen = data.choose_references(data.load_references(references_path), 3, 0)
+    encoded = data.encode_all(tokenizer, chosen["prompt"].tolist(), chosen["answer"].tolist())
+    targets = [len(example.spans) for example in encoded]
+    unseen = summary["unseen"]
+    assert (
+        len(unseen)
+        == len(chosen) - 4 * summary["steps"]
+        > 0
+        == len(read_json(run_train("all") / "train.json")["unseen"])
+    )
+    assert summary["tokens_trained"] == sum(n for number, n in enumerate(targets) if number not in unseen)
+
+
 def test_an_answer_over_the_limit_is_cut_and_counted(run_train):
     out = run_train(training={"max_length": 25})
     summary = read_json(out / "train.json")

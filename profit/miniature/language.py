@@ -22,7 +22,6 @@ from profit.miniature.lexicon import INSTRUCTIONS, MARKERS, PEOPLE, SIGNS, SLOTS
 from profit.miniature.world import World
 
 CORE, REPLACEABLE, FIXED = "core", "replaceable", "fixed"
-POOLS = ("pretraining", "tuning", "validation", "test")
 _POOL_OF_BUCKET = ("pretraining",) * 13 + ("tuning",) * 2 + ("validation",) * 2 + ("test",) * 3
 
 

@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Share = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[int, int]
 
+# The keys of profit.miniature.items.ITEM_SETS, which needs numpy: the benchmarks that the miniature makes.
+ITEM_SET_NAMES = ("same_length", "longer", "choice", "longest", "format", "validation")
+
 
 class Strict(BaseModel):
     """A block of settings that refuses unknown keys."""

@@ -126,7 +126,10 @@ def evaluation_inputs(wildcards):
         "base": f"{RESULTS}/models/{wildcards.model}",
         "world": f"{RESULTS}/data/world.json",
         "problems": [f"{RESULTS}/data/benchmarks/{name}.json" for name in benchmarks],
-        "tasks": [f"{ROOT}workflow/benchmarks/{item.task}.yaml" for item in benchmarks.values()],
+        "tasks": [
+            f"{ROOT}workflow/benchmarks/{name}.yaml"
+            for name in ["_base", *(item.task for item in benchmarks.values())]
+        ],
     }
     return {**found, "tuned": f"{run_folder('runs', run)}/model"} if run.trained else found
 
