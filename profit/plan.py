@@ -135,6 +135,12 @@ def table(jobs: list[Job], cores: int, speed: float) -> str:
     return "\n".join(lines)
 
 
+def headline(study: Study) -> str:
+    """Name and number of runs of a study, those that choose the learning rate apart."""
+    runs = [run for run in runs_of(study).values() if run.groups[0] != "tune"]
+    return f"study {study.name}: {len(runs)} runs, {sum(run.trained for run in runs)} of them trained"
+
+
 def clock(seconds: float) -> str:
     """75 -> "1 min 15 s"."""
     minutes, rest = divmod(round(seconds), 60)
@@ -154,8 +160,7 @@ def main(argv: list[str] | None = None) -> None:
         study = load_study(arguments.study)
     except InputError as error:
         sys.exit(str(error))
-    runs = [run for run in runs_of(study).values() if run.groups[0] != "tune"]
-    print(f"study {study.name}: {len(runs)} runs, {sum(run.trained for run in runs)} of them trained")
+    print(headline(study))
     print(table(jobs_of(study), arguments.cores, probe()))
 
 

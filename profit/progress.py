@@ -86,6 +86,7 @@ def begin(workflow: Any, study: Study) -> dict[str, Any]:
     }
     speed = plan.probe()
     predicted = plan.wall_seconds(list(jobs.values()), cores, speed)
+    say(plan.headline(study))
     say(plan.table(list(jobs.values()), cores, speed))
     if not workflow.output_settings.quiet:
         _replace_output(Progress(jobs, predicted))
