@@ -12,17 +12,16 @@ import difflib
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
 
 from profit.files import InputError
-from profit.miniature.world import Pretraining, Share, Strict, World
+from profit.miniature.world import ITEM_SET_NAMES, Pretraining, Share, Strict, World
 from profit.strict_yaml import line_of, load_yaml
 
-ROOT = Path(__file__).resolve().parent.parent
-TASKS = ROOT / "workflow" / "benchmarks"
+TASKS = Path(__file__).resolve().parent.parent / "workflow" / "benchmarks"
 
 # What a method may set for its objective, with defaults; the equations are in profit.objectives.
 OBJECTIVE_SETTINGS: dict[str, dict[str, Any]] = {
@@ -37,7 +36,10 @@ OBJECTIVE_SETTINGS: dict[str, dict[str, Any]] = {
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.]*$")]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
-Seeds = Count | list[Annotated[int, Field(ge=0)]]
+Item = TypeVar("Item")
+Some = Annotated[list[Item], Field(min_length=1)]
+Seed = Annotated[int, Field(ge=0)]
+Seeds = Count | Some[Seed]
 
 
 class Model(Strict):
@@ -89,14 +91,14 @@ class Lora(Strict):
 
     learning_rate: Positive = 1e-3
     alpha_per_rank: Positive = 2
-    target_modules: str | list[str] = "all-linear"
+    target_modules: str | Some[str] = "all-linear"
 
 
 class Method(Strict):
     """One objective with its settings, number of references and kind of tuning; `none` leaves the base as it is."""
 
     label: str | None = Field(None, description="how figures and tables call it; default: its name")
-    objective: Literal["none", "sft", "profit", "random", "dft", "entropy"]
+    objective: Literal[tuple(OBJECTIVE_SETTINGS)]
     tau: Share | None = Field(None, description="probability threshold of profit")
     direction: Literal["higher", "lower"] | None = Field(None, description="side of tau that profit keeps")
     share: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="share of tokens that entropy keeps")
@@ -112,7 +114,7 @@ class Method(Strict):
     @model_validator(mode="after")
     def _settings_of_the_objective(self) -> "Method":
         allowed = OBJECTIVE_SETTINGS[self.objective]
-        for key in ("tau", "direction", "share"):
+        for key in sorted({key for settings in OBJECTIVE_SETTINGS.values() for key in settings}):
             if getattr(self, key) is not None and key not in allowed:
                 raise ValueError(f"{key}: found {getattr(self, key)!r}, expected no such key with {self.objective}")
         if (self.objective == "random") != (self.paired_with is not None):
@@ -125,23 +127,23 @@ class Method(Strict):
 class ThresholdSweep(Strict):
     """Each method at each tau."""
 
-    methods: list[Name]
-    tau: list[Share]
+    methods: Some[Name]
+    tau: Some[Share]
     seeds: Seeds = 1
 
 
 class RankSweep(Strict):
     """Each method tuned by LoRA of each rank."""
 
-    methods: list[Name]
-    rank: list[Count]
+    methods: Some[Name]
+    rank: Some[Count]
     seeds: Seeds = 1
 
 
 class EpochSweep(Strict):
     """One run a method and seed of so many epochs, each epoch's checkpoint evaluated."""
 
-    methods: list[Name]
+    methods: Some[Name]
     epochs: Count
     seeds: Seeds = 1
 
@@ -150,8 +152,8 @@ class OverfittingSweep(Strict):
     """One method on more and more references a prompt, at equal steps and at equal epochs."""
 
     method: Name
-    references: list[Count]
-    budgets: list[Literal["steps", "epochs"]] = ["steps", "epochs"]
+    references: Some[Count]
+    budgets: Some[Literal["steps", "epochs"]] = ["steps", "epochs"]
     seeds: Seeds = 3
 
 
@@ -175,13 +177,20 @@ class Benchmark(Strict):
     chance: Share = 0.0
     paper: str | None = Field(None, description="benchmark of the paper in whose place it stands")
 
+    @model_validator(mode="after")
+    def _task_exists(self) -> "Benchmark":
+        tasks = sorted(path.stem for path in TASKS.glob("[!_]*.yaml"))
+        if self.task not in tasks:
+            raise ValueError(f"task: {unknown(self.task, tasks)}")
+        return self
+
 
 class Tune(Strict):
     """Choice of the learning rate (target `tune`): best mean accuracy on validation problems, at seeds of its own."""
 
     method: Name = "sft"
-    learning_rates: list[Positive]
-    seeds: list[Annotated[int, Field(ge=0)]]
+    learning_rates: Some[Positive]
+    seeds: Some[Seed]
     validation: Benchmark
 
 
@@ -205,8 +214,8 @@ class Decoding(Strict):
 class Analysis(Strict):
     """Correlation of probability with importance."""
 
-    annotators: list[Literal["truth", "agreement"]] = ["truth", "agreement"]
-    taus: list[Share] = [0.1, 0.3, 0.5, 0.7, 0.9]
+    annotators: Some[Literal["truth", "agreement"]] = ["truth", "agreement"]
+    taus: Some[Share] = [0.1, 0.3, 0.5, 0.7, 0.9]
     resamples: Count = Field(999_999, description="of prompts, for the permutation test")
     bootstrap: Count = Field(2000, description="of prompts, for intervals")
     seed: int = 0
@@ -216,72 +225,84 @@ class Study(Strict):
     """A whole study."""
 
     name: Name
-    models: dict[Name, Model]
+    models: dict[Name, Model] = Field(min_length=1)
     world: World = World()
     data: Data = Data()
     training: Training = Training()
     lora: Lora = Lora()
-    methods: dict[Name, Method]
+    methods: dict[Name, Method] = Field(min_length=1)
     sweeps: Sweeps = Sweeps()
     world_check: WorldCheck | None = None
     tune: Tune | None = None
-    benchmarks: dict[Name, Benchmark]
+    benchmarks: dict[Literal[ITEM_SET_NAMES], Benchmark] = Field(min_length=1)
     decoding: Decoding = Decoding()
     analysis: Analysis = Analysis()
 
     @model_validator(mode="after")
-    def _references_exist(self) -> "Study":
+    def _methods_fit(self) -> "Study":
         if self.name in ("reference", "published"):
             raise ValueError(f"name: found {self.name!r}, expected another: that folder of results is shipped")
         for name, method in self.methods.items():
             self._enough_references(f"methods.{name}.references", method.references)
             if method.paired_with is not None:
-                paired = self._known_method(f"methods.{name}.paired_with", method.paired_with)
-                lacking = sorted(set(seed_list(method.seeds)) - set(seed_list(paired.seeds)))
-                if lacking:
-                    raise ValueError(
-                        f"methods.{name}.seeds: found {lacking}, expected only seeds of {method.paired_with}"
-                    )
-        for sweep in ("threshold", "lora_rank", "epochs"):
-            for method in getattr(getattr(self.sweeps, sweep), "methods", []):
-                found = self._known_method(f"sweeps.{sweep}.methods", method)
-                if sweep == "threshold" and found.objective != "profit":
-                    raise ValueError(f"sweeps.threshold.methods: found {method}, expected methods with a tau (profit)")
-        if self.sweeps.overfitting:
-            self._known_method("sweeps.overfitting.method", self.sweeps.overfitting.method)
-            for count in self.sweeps.overfitting.references:
-                self._enough_references("sweeps.overfitting.references", count)
-        if self.tune:
-            self._known_method("tune.method", self.tune.method)
-            used = {seed for method in self.methods.values() for seed in seed_list(method.seeds)}
-            if used & set(self.tune.seeds):
-                raise ValueError(
-                    f"tune.seeds: found {sorted(used & set(self.tune.seeds))}, expected seeds used nowhere else"
-                )
-            if self.training.learning_rate not in self.tune.learning_rates:
-                rates = self.tune.learning_rates
-                raise ValueError(
-                    f"training.learning_rate: found {self.training.learning_rate}, expected one of {rates}"
-                )
-        for where, benchmark in [*self.benchmarks.items(), *([("tune", self.tune.validation)] if self.tune else [])]:
-            tasks = sorted(path.stem for path in TASKS.glob("[!_]*.yaml"))
-            if benchmark.task not in tasks:
-                raise ValueError(f"benchmarks.{where}.task: {unknown(benchmark.task, tasks)}")
+                self._pair_fits(f"methods.{name}", method, method.paired_with)
         return self
 
-    def _known_method(self, where: str, name: str) -> Method:
+    @model_validator(mode="after")
+    def _sweeps_fit(self) -> "Study":
+        for name in ("threshold", "lora_rank", "epochs"):
+            for method in getattr(getattr(self.sweeps, name), "methods", []):
+                found = self._lone_method(f"sweeps.{name}.methods", method)
+                if name == "threshold" and found.objective != "profit":
+                    raise ValueError(f"sweeps.threshold.methods: found {method}, expected methods with a tau (profit)")
+        if sweep := self.sweeps.overfitting:
+            self._lone_method("sweeps.overfitting.method", sweep.method)
+            for count in sweep.references:
+                self._enough_references("sweeps.overfitting.references", count)
+            if "same_length" not in self.benchmarks:
+                raise ValueError("sweeps.overfitting: found no benchmark same_length, on which it measures diversity")
+        return self
+
+    @model_validator(mode="after")
+    def _tune_fits(self) -> "Study":
+        if not self.tune:
+            return self
+        self._lone_method("tune.method", self.tune.method)
+        blocks = [*self.methods.values(), *dict(self.sweeps).values(), self.world_check]
+        used = {seed for block in blocks if block for seed in seed_list(block.seeds)}
+        if shared := sorted(used & set(self.tune.seeds)):
+            raise ValueError(f"tune.seeds: found {shared}, expected seeds used nowhere else")
+        rate, rates = self.training.learning_rate, self.tune.learning_rates
+        if rate not in rates:
+            raise ValueError(f"training.learning_rate: found {rate}, expected one of {rates}")
+        if self.benchmarks.get("validation", self.tune.validation) != self.tune.validation:
+            raise ValueError("benchmarks.validation: found other settings than in tune.validation, expected the same")
+        return self
+
+    def _lone_method(self, where: str, name: str) -> Method:
         if name not in self.methods:
             raise ValueError(f"{where}: {unknown(name, self.methods)}")
+        if (objective := self.methods[name].objective) in ("none", "random"):
+            expected = "a method that trains and needs no pair (the pair of a random mask is in no sweep)"
+            raise ValueError(f"{where}: found {name} with objective {objective}, expected {expected}")
         return self.methods[name]
 
+    def _pair_fits(self, where: str, method: Method, name: str) -> None:
+        paired = self._lone_method(f"{where}.paired_with", name)
+        if lacking := sorted(set(seed_list(method.seeds)) - set(seed_list(paired.seeds))):
+            raise ValueError(f"{where}.seeds: found {lacking}, expected only seeds of {name}")
+        for key in ("epochs", "references", "budget"):
+            own, other = (getattr(item, key) or self.training.epochs for item in (method, paired))
+            if own != other:
+                raise ValueError(f"{where}.{key}: found {own}, expected {other} as in {name}, step by step")
+
     def _enough_references(self, where: str, count: int) -> None:
-        most = self.data.references - self.data.held
-        if count > most:
+        if count > (most := self.data.references - self.data.held):
             raise ValueError(f"{where}: found {count}, expected at most data.references - data.held = {most}")
 
 
 def seed_list(seeds: int | list[int]) -> list[int]:
-    """5 means the seeds 0 to 4; a list means itself."""
+    """The seeds themselves: 5 means 0 to 4."""
     return list(range(seeds)) if isinstance(seeds, int) else seeds
 
 
@@ -367,12 +388,12 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.command == "schema":
         print(json_schema(), end="")
         return
-    for file in arguments.files:
-        try:
+    try:
+        for file in arguments.files:
             study = load_study(file)
-        except InputError as error:
-            sys.exit(str(error))
-        print(f"{file}: {study.name}, {len(study.methods)} methods, {len(study.benchmarks)} benchmarks")
+            print(f"{file}: {study.name}, {len(study.methods)} methods, {len(study.benchmarks)} benchmarks")
+    except InputError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

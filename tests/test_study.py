@@ -8,9 +8,11 @@ import yaml
 
 from profit import objectives
 from profit.files import InputError
+from profit.miniature.items import ITEM_SETS
+from profit.miniature.world import ITEM_SET_NAMES
 from profit.runs import benchmarks_of, runs_of
 from profit.strict_yaml import load_yaml
-from profit.study import OBJECTIVE_SETTINGS, Study, json_schema, load_study, main
+from profit.study import OBJECTIVE_SETTINGS, Method, Study, json_schema, load_study, main
 
 STUDIES = Path(__file__).parent.parent / "workflow" / "studies"
 MINIATURE = STUDIES / "miniature.yaml"
@@ -64,6 +66,44 @@ def test_objectives_and_their_settings_agree_with_the_code():
         ("task: mini_longer", "task: mini_long", "benchmarks.longer.task: found 'mini_long'.*'mini_longer'"),
         ("source: miniature", "source: minature", "models.mini.source: found 'minature'.*'miniature'"),
         ("seeds: [101", "seeds: [1", r"tune.seeds: found \[1\], expected seeds used nowhere else"),
+        ("seeds: 1}\n  lora_rank", "seeds: [102]}\n  lora_rank", r"tune.seeds: found \[102\]"),
+        ("seeds: 3}\n", "seeds: [0, 101]}\n", r"tune.seeds: found \[101\]"),
+        ("epochs: 1, seeds: 2", "epochs: 1, seeds: [103]", r"tune.seeds: found \[103\]"),
+        ("task: mini_validation", "task: mini_valid", "tune.validation.task: found 'mini_valid'.*'mini_validation'"),
+        ("  longer:", "  long:", "benchmarks.long: found 'long', expected one of same_length, .*'longer'"),
+        (
+            "  longer:",
+            "  validation:",
+            "benchmarks.validation: found other settings than in tune.validation",
+        ),
+        ("  same_length:", "  validation:", "sweeps.overfitting: found no benchmark same_length"),
+        (
+            "paired_with: profit",
+            "paired_with: random",
+            "methods.random.paired_with: found random with objective random",
+        ),
+        (
+            "paired_with: profit",
+            "paired_with: vanilla",
+            "methods.random.paired_with: found vanilla with objective none",
+        ),
+        ("paired_with: profit", "paired_with: profit, epochs: 2", "methods.random.epochs: found 2, expected 3 as in"),
+        ("paired_with: profit", "paired_with: sft_3ref", "methods.random.references: found 1, expected 3 as in sft_3"),
+        ("paired_with: profit", "paired_with: profit, budget: steps", "random.budget: found steps, expected epochs"),
+        ("[sft, profit, keep_low], rank", "[random], rank", "sweeps.lora_rank.methods: found random.*needs no pair"),
+        ("[sft, profit, keep_low], epochs", "[random], epochs", "sweeps.epochs.methods: found random.*needs no pair"),
+        ("method: sft, references", "method: vanilla, references", "overfitting.method: found vanilla.*that trains"),
+        ("  method: sft\n", "  method: random\n", "tune.method: found random.*needs no pair"),
+        ("objective: dft, seeds: 5", "objective: dft, seeds: 0", "methods.dft.seeds: found 0.*or equal to 1"),
+        ("objective: dft, seeds: 5", "objective: dft, seeds: []", r"methods.dft.seeds: found \[\].*at least 1 item"),
+        ("seeds: [101, 102, 103]", "seeds: []", r"tune.seeds: found \[\].*at least 1 item"),
+        ("learning_rates: [3e-5, 1e-4, 3e-4, 1e-3, 3e-3]", "learning_rates: []", "tune.learning_rates: .*at least 1"),
+        ("tau: [0.1, 0.3, 0.5, 0.7, 0.9]", "tau: []", "sweeps.threshold.tau: .*at least 1 item"),
+        ("methods: [profit, keep_low]", "methods: []", "sweeps.threshold.methods: .*at least 1 item"),
+        ("rank: [4, 16, 64]", "rank: []", "sweeps.lora_rank.rank: .*at least 1 item"),
+        ("references: [1, 3, 5]", "references: []", "sweeps.overfitting.references: .*at least 1 item"),
+        ("budgets: [steps, epochs]", "budgets: []", "sweeps.overfitting.budgets: .*at least 1 item"),
+        ("annotators: [truth, agreement]", "annotators: []", "analysis.annotators: .*at least 1 item"),
         ("name: miniature\n", "", "name: not found"),
         ("name: miniature\n", "name: reference\n", "name: found 'reference'"),
         ("name: miniature\n", "name: mini\nname: other\n", "found the key 'name' a second time, first in line"),
@@ -79,11 +119,49 @@ def test_mistakes_are_named_with_file_line_and_key(tmp_path, old, new, expected)
     assert str(error.value).startswith(f"{path}:")
 
 
-def test_the_line_of_a_mistake_is_right(tmp_path):
-    path = changed(tmp_path, "objective: dft", "objective: dtf")
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("objective: dft", "objective: dtf", "methods.dft.objective"),
+        ("task: mini_validation", "task: mini_dtf", "tune.validation.task"),
+        ("  longer:", "  dtf:", "benchmarks.dtf"),
+    ],
+)
+def test_the_line_of_a_mistake_is_right(tmp_path, old, new, key):
+    path = changed(tmp_path, old, new)
     line = next(n for n, text in enumerate(path.read_text().splitlines(), start=1) if "dtf" in text)
-    with pytest.raises(InputError, match=f":{line}: methods.dft.objective"):
+    with pytest.raises(InputError, match=f":{line}: {key}: "):
         load_study(path)
+
+
+@pytest.mark.parametrize("block", ["models", "methods", "benchmarks"])
+def test_empty_blocks_are_refused(block):
+    content = yaml.safe_load(MINIATURE.read_text()) | {block: {}}
+    with pytest.raises(ValueError, match=f"{block}\n.*at least 1 item"):
+        Study.model_validate(content)
+
+
+def test_the_miniature_makes_the_benchmarks_that_a_study_may_name():
+    assert tuple(ITEM_SETS) == ITEM_SET_NAMES
+    assert json.loads(json_schema())["properties"]["benchmarks"]["propertyNames"]["enum"] == list(ITEM_SET_NAMES)
+
+
+def test_validation_may_be_a_benchmark_with_the_settings_of_tune():
+    study = load_study(MINIATURE)
+    content = study.model_dump()
+    content["benchmarks"]["validation"] = content["tune"]["validation"]
+    assert Study.model_validate(content).benchmarks["validation"] == study.tune.validation
+
+
+def test_a_pair_agrees_where_one_writes_the_default(tmp_path):
+    path = changed(tmp_path, "paired_with: profit", "paired_with: profit, epochs: 3")
+    before, after = (runs_of(load_study(file))["mini", "random", 0] for file in (MINIATURE, path))
+    assert before.json == after.json
+
+
+def test_objectives_and_their_settings_are_written_once():
+    assert json.loads(json_schema())["$defs"]["Method"]["properties"]["objective"]["enum"] == list(OBJECTIVE_SETTINGS)
+    assert {key for settings in OBJECTIVE_SETTINGS.values() for key in settings} <= set(Method.model_fields)
 
 
 @pytest.mark.parametrize("text", ["", "- a\n", "just words\n"])

@@ -12,7 +12,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[int, int]
 
 # The keys of profit.miniature.items.ITEM_SETS, which needs numpy: the benchmarks that the miniature makes.
-ITEM_SET_NAMES = ("same_length", "longer", "choice", "longest", "format", "validation")
+ITEM_SET_NAMES = ("same_length", "longer", "choice", "longest", "format", "validation", "shorter")
 
 
 class Strict(BaseModel):
