@@ -75,7 +75,7 @@ class Training(Strict):
     warmup: Share = Field(0.1, description="share of the steps")
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Positive = 1.0
-    max_length: Count = Field(256, description="tokens of prompt and answer; a longer one is an error")
+    max_length: Count = Field(256, description="tokens of prompt and answer; a longer answer is cut, said and counted")
 
     @model_validator(mode="after")
     def _whole_micro_batches(self) -> "Training":
