@@ -34,7 +34,7 @@ from profit import provenance, scoring
 from profit.code_version import code_version
 from profit.files import InputError, canonical_json, file_hash, read_json, write_json, write_parquet
 from profit.lm import RecordingLM
-from profit.score import load_model, load_tokenizer
+from profit.models import load_model, load_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def load_lm(model: str, tuned: str | None, batch_size: int) -> RecordingLM:
     """Load the base model, or the run `tuned` from it: a whole model folder, or a peft adapter, merged into the base.
 
     Raises:
-        InputError: a folder without model, chat template or end token.
+        InputError: as the loaders of profit.models.
     """
     adapter = tuned is not None and (Path(tuned) / "adapter_config.json").is_file()
     folder = model if tuned is None or adapter else tuned

@@ -11,6 +11,7 @@ name of the socket travels in an environment variable; without a server behind i
 
 import contextlib
 import ctypes
+import errno
 import gc
 import importlib
 import json
@@ -89,12 +90,18 @@ def start() -> Path:
 
 
 def run_rule(rule: str, argv: list[str]) -> int:
-    """Run `profit.<rule>.main(argv)` in this process and return the exit status; an InputError is its message."""
+    """Run `profit.<rule>.main(argv)` in this process and return the exit status.
+
+    What a person can correct (an InputError, a full disk, a missing permission) ends as its message alone.
+    """
     from profit.files import InputError
 
     try:
         importlib.import_module(f"profit.{rule}").main(argv)
-    except InputError as error:
+    except (InputError, OSError) as error:
+        correctable = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+        if isinstance(error, OSError) and error.errno not in correctable:
+            raise
         print(f"{rule}: {error}", file=sys.stderr)
         return 2
     return 0

@@ -30,7 +30,8 @@ from profit import provenance
 from profit.correlate import SPAN_COLUMNS, label_tokens, read_scores
 from profit.data import choose_references, load_references
 from profit.files import InputError, read_json, read_parquet, read_parquet_metadata, write_json
-from profit.score import load_model, load_tokenizer, score_frame
+from profit.models import load_model, load_tokenizer
+from profit.score import score_frame
 
 log = logging.getLogger(__name__)
 

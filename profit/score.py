@@ -10,41 +10,22 @@ beyond rounding.
 
 import argparse
 import logging
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from peft import PeftModel
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from profit import provenance
-from profit.data import Encoded, check_tokenizer, encode_all, load_references
+from profit.data import Encoded, encode_all, load_references
 from profit.files import InputError, read_parquet_metadata, write_parquet
+from profit.models import load_model, load_tokenizer, pad_token
 
 log = logging.getLogger(__name__)
 
 # On a CPU, batches that stay in its cache are faster than larger ones.
 BATCH_TOKENS = 4096
-
-
-def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model folder; InputError without chat template or end token."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    check_tokenizer(tokenizer, folder)
-    return tokenizer
-
-
-def load_model(folder: str | Path, adapter: str | Path | None = None) -> PreTrainedModel | PeftModel:
-    """Load a model folder in float32, with a peft adapter on top, on the GPU where there is one; dropout off."""
-    for path in filter(None, (folder, adapter)):
-        if not any((Path(path) / name).is_file() for name in ("config.json", "adapter_config.json")):
-            raise InputError(f"{path}: found no config.json or adapter_config.json, expected a model folder")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    if adapter is not None:
-        model = PeftModel.from_pretrained(model, adapter)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
 def token_statistics(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -109,7 +90,7 @@ def score_frame(
                 f"prompt {name}, reference {number}: found {len(item.input_ids)} tokens, "
                 f"expected at most the model's context of {context}"
             )
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    pad = pad_token(tokenizer)
     scored: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = [()] * len(encoded)
     with tqdm(total=len(encoded), desc="scoring", unit="answer", mininterval=2) as progress:
         for rows in batches([len(item.input_ids) for item in encoded], batch_tokens):

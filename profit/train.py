@@ -23,11 +23,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors import SafetensorError
 from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerCallback,
@@ -41,8 +37,9 @@ from transformers.utils.logging import disable_progress_bar
 from profit import provenance
 from profit.checkpoints import Completed, claim, last_complete, step_of
 from profit.code_version import code_version
-from profit.data import check_tokenizer, prepare_examples
+from profit.data import prepare_examples
 from profit.files import InputError, file_hash, read_parquet_metadata, write_folder, write_json, write_parquet
+from profit.models import context_length, load_tokenizer, load_weights, pad_token
 from profit.objectives import OBJECTIVES, check_objective, needs_whole_step
 from profit.steplog import StepLog, paired_shares
 from profit.trainer import ProFitTrainer, collate, unseen_examples
@@ -97,17 +94,14 @@ def plan(run: dict[str, Any], examples: int, paired: Path | None) -> Length:
     return Length(steps, accumulation, paired_shares(paired, steps) if paired is not None else None)
 
 
-def load_model(run: dict[str, Any], folder: Path) -> PreTrainedModel:
+def trainable_model(run: dict[str, Any], folder: Path) -> PreTrainedModel:
     """The model to train, fp32, with fresh LoRA adapters where the run asks for them.
 
     Raises:
         InputError: weights that do not load; adapters on the embeddings or the LM head, which a head that reads the
             weight directly would leave untrained.
     """
-    try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(f"{folder}: found weights that do not load ({error}), expected a model") from error
+    model = load_weights(folder)
     tuning = run["tuning"]
     if tuning["kind"] == "full":
         return model
@@ -179,7 +173,7 @@ def training_arguments(run: dict[str, Any], length: Length, folder: Path) -> Tra
 def train(arguments: argparse.Namespace, job: provenance.Job) -> None:
     """Train the run of the command line, from its last complete checkpoint if there is one, and write its outputs."""
     run, folder = arguments.run, arguments.model
-    tokenizer, context = open_folder(folder)
+    tokenizer, context = load_tokenizer(folder), context_length(folder)
     examples = prepare_examples(run, tokenizer, arguments.references, arguments.annotations, context)
     length = plan(run, len(examples.rows), arguments.paired)
     files = [arguments.references, arguments.annotations, arguments.paired]
@@ -187,7 +181,7 @@ def train(arguments: argparse.Namespace, job: provenance.Job) -> None:
         step_log = StepLog(scratch / "steps.jsonl")
         checkpoint = last_complete(scratch, logged=len(step_log.rows))
         step_log.cut(step_of(checkpoint) if checkpoint else 0)
-        model = load_model(run, folder)
+        model = trainable_model(run, folder)
         callbacks: list[TrainerCallback] = [Completed()]
         if run["keep_epochs"]:
             callbacks.append(KeepEpochs(scratch / "epochs", tokenizer))
@@ -224,24 +218,6 @@ def train(arguments: argparse.Namespace, job: provenance.Job) -> None:
         }
         write_parquet(arguments.output_steps, steps, {"provenance": summary["provenance"]})
         write_json(arguments.output_summary, summary)
-
-
-def open_folder(folder: Path) -> tuple[PreTrainedTokenizerBase, int]:
-    """Tokenizer and context length of a model folder; InputError if it is none, or has no chat template or end."""
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder}: found no config.json, expected a Hugging Face model folder")
-    try:
-        config = AutoConfig.from_pretrained(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder}: found a folder that does not load ({error}), expected a model") from error
-    check_tokenizer(tokenizer, folder)
-    return tokenizer, config.max_position_embeddings
-
-
-def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Any token serves: what lies to the right of a text is neither seen nor trained on."""
-    return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM, TemperatureLogitsWarper, TopKLogitsWa
 
 from profit import evaluate, lm
 from profit.files import InputError, canonical_json, read_json, read_parquet
-from profit.score import load_model, load_tokenizer
+from profit.models import load_model, load_tokenizer
 
 WORDS = ["Mia", "Tom", "has", "apples", "coins", "How", "many", "+", "?"]
 DECODING = {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "batch_size": 16}

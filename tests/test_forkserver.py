@@ -17,7 +17,7 @@ from profit.forkserver import gpu_in_reach
 ROOT = Path(__file__).parent.parent
 
 JOB = """
-import os, sys, time, signal
+import errno, os, sys, time, signal
 from profit.files import InputError
 
 def main(argv):
@@ -36,6 +36,9 @@ def main(argv):
         raise ValueError("went wrong")
     if kind == "input":
         raise InputError("file: found a, expected b")
+    if kind == "system":
+        number = getattr(errno, rest[0])
+        raise OSError(number, "table.csv: not written: " + os.strerror(number))
     if kind == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if kind == "sleep":
@@ -124,6 +127,9 @@ def gone(process):
         (["message"], 1, "a message"),
         (["raise"], 1, "ValueError: went wrong"),
         (["input"], 2, "toy: file: found a, expected b\n"),
+        (["system", "ENOSPC"], 2, "table.csv: not written: No space left on device\n"),
+        (["system", "EROFS"], 2, "table.csv: not written: Read-only file system\n"),
+        (["system", "EIO"], 1, "OSError: [Errno 5] table.csv"),
     ],
 )
 def test_a_fork_ends_as_the_plain_job_does(server, environment, argv, status, in_stderr):
@@ -132,7 +138,7 @@ def test_a_fork_ends_as_the_plain_job_does(server, environment, argv, status, in
     assert forked.returncode == alone.returncode == status
     assert forked.stdout == alone.stdout and forked.stdout.startswith("out")
     assert in_stderr in forked.stderr and in_stderr in alone.stderr
-    assert ("Traceback" in forked.stderr) == (argv[0] == "raise")
+    assert ("Traceback" in forked.stderr) == (status == 1 and argv[0] != "message")
 
 
 def test_a_job_gets_folder_environment_and_preloaded_modules(server, environment, tmp_path):

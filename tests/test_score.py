@@ -1,7 +1,5 @@
 """Scores against a one-by-one loop over full logits in float64, and bad input."""
 
-import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from profit import score
 from profit.data import encode, load_references
 from profit.files import InputError, read_parquet, read_parquet_metadata
+from profit.models import load_model, load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +38,7 @@ def one_by_one(model: torch.nn.Module, tokenizer, frame: pd.DataFrame) -> np.nda
 
 @pytest.mark.parametrize("batch_tokens", [1, 200, 100_000])
 def test_scores_are_those_of_a_plain_loop(model_folder: Path, references: pd.DataFrame, batch_tokens: int) -> None:
-    model, tokenizer = score.load_model(model_folder), score.load_tokenizer(model_folder)
+    model, tokenizer = load_model(model_folder), load_tokenizer(model_folder)
     scores = score.score_frame(model, tokenizer, references, batch_tokens)
     expected = one_by_one(model, tokenizer, references)
     assert len(scores) == len(expected)
@@ -50,8 +49,8 @@ def test_scores_are_those_of_a_plain_loop(model_folder: Path, references: pd.Dat
 
 
 def test_rows_follow_the_references_and_end_with_the_end_token(model_folder: Path, references: pd.DataFrame) -> None:
-    tokenizer = score.load_tokenizer(model_folder)
-    scores = score.score_frame(score.load_model(model_folder), tokenizer, references)
+    tokenizer = load_tokenizer(model_folder)
+    scores = score.score_frame(load_model(model_folder), tokenizer, references)
     for (prompt_id, number), own in scores.groupby(["prompt_id", "reference_id"], sort=False):
         row = references[(references.prompt_id == prompt_id) & (references.reference_id == number)].iloc[0]
         assert own.position.tolist() == list(range(len(own)))
@@ -86,15 +85,15 @@ def test_an_adapter_changes_the_scores_as_its_merged_model(
     model_folder: Path, references: pd.DataFrame, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    adapted = get_peft_model(score.load_model(model_folder), LoraConfig(r=2, target_modules="all-linear"))
+    adapted = get_peft_model(load_model(model_folder), LoraConfig(r=2, target_modules="all-linear"))
     for name, weight in adapted.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(weight, std=0.3)
     adapted.save_pretrained(tmp_path / "adapter")
-    tokenizer = score.load_tokenizer(model_folder)
-    found = score.score_frame(score.load_model(model_folder, tmp_path / "adapter"), tokenizer, references)
+    tokenizer = load_tokenizer(model_folder)
+    found = score.score_frame(load_model(model_folder, tmp_path / "adapter"), tokenizer, references)
     merged = score.score_frame(adapted.merge_and_unload(), tokenizer, references)
-    base = score.score_frame(score.load_model(model_folder), tokenizer, references)
+    base = score.score_frame(load_model(model_folder), tokenizer, references)
     assert np.abs(found.logprob - merged.logprob).max() < 1e-4
     assert np.abs(found.logprob - base.logprob).max() > 0.1
 
@@ -113,33 +112,20 @@ def test_command_writes_the_table_with_its_provenance(
 def test_an_answer_beyond_the_context_is_named(model_folder: Path, references: pd.DataFrame) -> None:
     frame = references.head(2).assign(answer=["7 .", "7 " * 60])
     with pytest.raises(InputError, match=r"prompt p000, reference 1: found \d+ tokens, expected at most .* 64"):
-        score.score_frame(score.load_model(model_folder), score.load_tokenizer(model_folder), frame)
+        score.score_frame(load_model(model_folder), load_tokenizer(model_folder), frame)
 
 
 def test_no_reference_is_an_error(model_folder: Path, references: pd.DataFrame) -> None:
     with pytest.raises(InputError, match="found no row"):
-        score.score_frame(score.load_model(model_folder), score.load_tokenizer(model_folder), references.head(0))
+        score.score_frame(load_model(model_folder), load_tokenizer(model_folder), references.head(0))
 
 
 def test_broken_weights_are_an_error(model_folder: Path, references: pd.DataFrame) -> None:
-    model = score.load_model(model_folder)
+    model = load_model(model_folder)
     with torch.no_grad():
         model.get_output_embeddings().weight[3] = torch.nan
     with pytest.raises(InputError, match="prompt p000, reference 0, position 0: found log-probability nan"):
-        score.score_frame(model, score.load_tokenizer(model_folder), references)
-
-
-def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="found no config.json"):
-        score.load_model(tmp_path)
-
-
-def test_a_tokenizer_without_end_token_is_an_error(model_folder: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(model_folder, tmp_path / "model")
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "eos_token": None}))
-    with pytest.raises(InputError, match="without an end token"):
-        score.load_tokenizer(folder)
+        score.score_frame(model, load_tokenizer(model_folder), references)
 
 
 @pytest.mark.parametrize("damage", ["truncate", "drop column"])
