@@ -86,7 +86,8 @@ def begin(workflow: Any, study: Study) -> dict[str, Any]:
     }
     speed = plan.probe()
     predicted = plan.wall_seconds(list(jobs.values()), cores, speed)
-    say(plan.headline(study))
+    if any(job.rule == "train" for job in jobs.values()):
+        say(plan.headline(study))
     say(plan.table(list(jobs.values()), cores, speed))
     if not workflow.output_settings.quiet:
         _replace_output(Progress(jobs, predicted))
