@@ -8,7 +8,7 @@ the learning rate (`sft_lr0.0003`) keep names of their own, whatever rate is cho
 from dataclasses import dataclass
 from typing import Any
 
-from profit.files import canonical_json
+from profit.files import InputError, canonical_json
 from profit.study import OBJECTIVE_SETTINGS, Benchmark, Method, Study, seed_list
 
 GROUPS = ("main", "threshold", "lora_rank", "epochs", "overfitting", "world", "tune")
@@ -46,13 +46,21 @@ class Run:
 
 
 def runs_of(study: Study) -> dict[tuple[str, str, int], Run]:
-    """All runs of a study by (model, method, seed), those of the tuning of the learning rate last."""
+    """All runs of a study by (model, method, seed), those of the tuning of the learning rate last.
+
+    Raises:
+        InputError: a method has the name that a sweep gives to other settings.
+    """
     methods: dict[str, tuple[str, dict[str, Any]]] = {}
     names: dict[str, str] = {}
     seeds: dict[str, dict[int, list[str]]] = {}
     for group, name, label, settings, wanted in _methods(study):
-        if group != "tune":
+        if group == "main":
+            names.setdefault(canonical_json(settings), name)
+        elif group != "tune":
             name = names.setdefault(canonical_json(settings), name)
+        if methods.get(name, (label, settings))[1] != settings:
+            raise InputError(f"methods.{name}: found a name that a sweep gives to other settings, expected another")
         methods.setdefault(name, (label, settings))
         for seed in wanted:
             seeds.setdefault(name, {}).setdefault(seed, []).append(group)

@@ -258,3 +258,15 @@ def test_command_line(tmp_path, capsys):
     assert "8 methods, 5 benchmarks" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="methods.dft.objective"):
         main(["check", str(changed(tmp_path, "objective: dft", "objective: dtf"))])
+
+
+def test_a_method_may_not_take_the_name_of_a_derived_one(tmp_path):
+    path = changed(tmp_path, "methods:\n", "methods:\n  sft_rank16: {objective: sft}\n")
+    with pytest.raises(InputError, match="methods.sft_rank16: found a name that a sweep gives to other settings"):
+        runs_of(load_study(path))
+
+
+def test_two_methods_of_equal_settings_both_run(tmp_path):
+    path = changed(tmp_path, "methods:\n", "methods:\n  twin: {objective: sft, seeds: 2}\n")
+    runs = runs_of(load_study(path))
+    assert ("mini", "twin", 1) in runs and ("mini", "sft", 9) in runs

@@ -21,13 +21,13 @@ if len(workflow.configfiles) > 1 or workflow.config_settings.config:
 STUDY_FILE = os.path.relpath(workflow.configfiles[0])
 try:
     study = load_study(STUDY_FILE)
+    RUNS = runs_of(study)
 except InputError as error:
     raise WorkflowError(str(error))
 
 ROOT = "" if Path.cwd() == Path(workflow.basedir) else f"{os.path.relpath(workflow.basedir)}/"
 BEGUN = {}
 RESULTS = f"results/{study.name}"
-RUNS = runs_of(study)
 STUDY_RUNS = [run for run in RUNS.values() if run.groups[0] != "tune"]
 TUNE_RUNS = [run for run in RUNS.values() if run.groups[0] == "tune"]
 OVERFIT_RUNS = [run for run in STUDY_RUNS if "overfitting" in run.groups]
