@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from profit import provenance
 from profit.data import LABELS, load_references
-from profit.files import InputError, read_parquet_metadata, write_parquet
+from profit.files import InputError, write_parquet
 from profit.statistics import cohens_kappa
 
 log = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO)
     args = make_parser().parse_args(argv)
     references = load_references(args.references)
-    world = read_parquet_metadata(args.references).get("provenance", {}).get("world")
+    world = provenance.world_of(args.references)
     options = {"threshold": args.threshold} if args.annotator == "agreement" else {}
     with provenance.job("annotate", settings={"annotator": args.annotator, **options}, world=world) as job:
         table = ANNOTATORS[args.annotator](references, **options)

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from profit import provenance, statistics
 from profit.annotate import recovery
 from profit.data import LABELS
-from profit.files import InputError, read_parquet, read_parquet_metadata, write_json, write_parquet
+from profit.files import InputError, read_parquet, write_json, write_parquet
 
 log = logging.getLogger(__name__)
 
@@ -277,7 +277,7 @@ def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     settings = parse_settings(args.settings)
     scores = read_scores(args.scores, SCORE_COLUMNS)
-    world = read_parquet_metadata(args.scores).get("provenance", {}).get("world")
+    world = provenance.world_of(args.scores)
     with provenance.job("correlate", settings=asdict(settings), world=world) as job:
         labels = label_tokens(scores, read_parquet(args.annotations, SPAN_COLUMNS), args.annotations)
         probability = np.minimum(np.exp(scores.logprob.to_numpy(np.float64)), 1.0)

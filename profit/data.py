@@ -23,6 +23,7 @@ from profit.files import InputError, read_parquet
 log = logging.getLogger(__name__)
 
 LABELS = ("core", "replaceable", "fixed", "end")
+IGNORED = -100  # what transformers and torch take for a label that is no target
 END_SPAN = (-1, -1)
 REFERENCE_COLUMNS = ["prompt_id", "reference_id", "prompt", "answer", "held", "steps", "spans"]
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from profit import provenance
 from profit.correlate import SPAN_COLUMNS, label_tokens, read_scores
 from profit.data import choose_references, load_references
-from profit.files import InputError, read_json, read_parquet, read_parquet_metadata, write_json
+from profit.files import InputError, read_json, read_parquet, write_json
 from profit.models import load_model, load_tokenizer
 from profit.score import score_frame
 
@@ -179,7 +179,7 @@ def main(argv: list[str] | None = None) -> None:
     base = read_scores(args.base_scores, [*KEYS, "position", "token_id", "logprob"])
     references = select_references(load_references(args.references), run["references"], run["seed"], unseen)
     spans = read_parquet(args.annotations, SPAN_COLUMNS)
-    world = read_parquet_metadata(args.references).get("provenance", {}).get("world")
+    world = provenance.world_of(args.references)
     with provenance.job("overfit", settings=run, world=world) as job:
         tokenizer = load_tokenizer(args.model)
         is_adapter = (Path(args.tuned) / "adapter_config.json").is_file()

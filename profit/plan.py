@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from profit.files import InputError
 from profit.miniature.world import Pretraining
-from profit.runs import Run, benchmarks_of, runs_of
+from profit.runs import Run, benchmarks_of, runs_of, study_runs
 from profit.study import Study, load_study
 
 
@@ -61,7 +61,7 @@ class Job:
 
 def jobs_of(study: Study) -> list[Job]:
     """Every job of the default target of a study."""
-    runs = [run for run in runs_of(study).values() if run.groups[0] != "tune"]
+    runs = study_runs(runs_of(study))
     names = [("generate", {}), ("tabulate", {}), ("report", {})]
     names += [(rule, {"model": model}) for rule in ("pretrain", "score") for model in study.models]
     names += [("annotate", {})] * (len(study.analysis.annotators) + (study.world_check is not None))
@@ -137,7 +137,7 @@ def table(jobs: list[Job], cores: int, speed: float) -> str:
 
 def headline(study: Study) -> str:
     """Name and number of runs of a study, those that choose the learning rate apart."""
-    runs = [run for run in runs_of(study).values() if run.groups[0] != "tune"]
+    runs = study_runs(runs_of(study))
     return f"study {study.name}: {len(runs)} runs, {sum(run.trained for run in runs)} of them trained"
 
 

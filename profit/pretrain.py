@@ -31,6 +31,7 @@ from transformers import (
 
 from profit import provenance
 from profit.checkpoints import Completed, claim, last_complete
+from profit.data import IGNORED
 from profit.files import InputError, read_json, write_folder, write_json
 from profit.miniature.documents import pretraining_documents
 from profit.miniature.language import base_style
@@ -39,8 +40,6 @@ from profit.miniature.tokenizer import ASSISTANT, build_tokenizer
 from profit.miniature.world import Pretraining, World
 
 log = logging.getLogger(__name__)
-
-IGNORED = -100
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, settings: Pretraining) -> LlamaForCausalLM:

@@ -23,7 +23,7 @@ from typing import Any
 
 from profit.__main__ import CLIENT_SECONDS
 from profit.code_version import code_version
-from profit.files import canonical_json
+from profit.files import canonical_json, read_parquet_metadata
 
 PACKAGES = ("torch", "transformers", "peft", "lm_eval", "snakemake")
 
@@ -68,6 +68,11 @@ class Job:
 def job(rule: str, settings: dict[str, Any], world: str | None = None) -> Iterator[Job]:
     """Open the account of a job; CPU seconds spent before this point count as start-up and imports."""
     yield Job(rule, settings, world)
+
+
+def world_of(path: str | Path) -> str | None:
+    """Hash of the world that the table at `path` was made of, from the provenance it carries."""
+    return read_parquet_metadata(path).get("provenance", {}).get("world")
 
 
 @cache

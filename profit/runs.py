@@ -74,6 +74,11 @@ def runs_of(study: Study) -> dict[tuple[str, str, int], Run]:
     return {run.key: run for run in runs}
 
 
+def study_runs(runs: dict[tuple[str, str, int], Run]) -> list[Run]:
+    """The runs of the default target: all but those that choose the learning rate."""
+    return [run for run in runs.values() if run.groups[0] != "tune"]
+
+
 def benchmarks_of(study: Study, run: Run) -> dict[str, Benchmark]:
     """What the run is evaluated on: the study's benchmarks, or the validation problems while tuning."""
     if run.groups[0] == "tune":

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from profit import provenance
 from profit.data import Encoded, encode_all, load_references
-from profit.files import InputError, read_parquet_metadata, write_parquet
+from profit.files import InputError, write_parquet
 from profit.models import load_model, load_tokenizer, pad_token
 
 log = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     if args.batch_tokens < 1:
         raise InputError(f"--batch-tokens: found {args.batch_tokens}, expected at least 1")
-    world = read_parquet_metadata(args.references).get("provenance", {}).get("world")
+    world = provenance.world_of(args.references)
     with provenance.job("score", settings={"model": args.model}, world=world) as job:
         references = load_references(args.references)
         scores = score_frame(load_model(args.model), load_tokenizer(args.model), references, args.batch_tokens)

@@ -38,7 +38,7 @@ from profit import provenance
 from profit.checkpoints import Completed, claim, last_complete, step_of
 from profit.code_version import code_version
 from profit.data import prepare_examples
-from profit.files import InputError, file_hash, read_parquet_metadata, write_folder, write_json, write_parquet
+from profit.files import InputError, file_hash, write_folder, write_json, write_parquet
 from profit.models import context_length, load_tokenizer, load_weights, pad_token
 from profit.objectives import OBJECTIVES, check_objective, needs_whole_step
 from profit.steplog import StepLog, paired_shares
@@ -243,7 +243,7 @@ def main(argv: list[str] | None = None) -> None:
     disable_progress_bar()  # loading and saving draw one each; progress is in the lines of the log
     torch.set_num_threads(arguments.threads)
     gc.freeze()  # the Trainer collects garbage at its start, which would walk over every imported module
-    world = read_parquet_metadata(arguments.references).get("provenance", {}).get("world")
+    world = provenance.world_of(arguments.references)
     with provenance.job("train", settings=arguments.run, world=world) as job:
         train(arguments, job)
 

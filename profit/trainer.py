@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer
 
-from profit.data import LABELS
+from profit.data import IGNORED, LABELS
 from profit.files import InputError
 from profit.objectives import (
     OBJECTIVES,
@@ -32,7 +32,6 @@ from profit.steplog import StepLog
 
 log = logging.getLogger(__name__)
 
-IGNORED = -100
 NEAR = 0.05
 PROGRESS_SECONDS = 5.0
 

@@ -145,6 +145,12 @@ def test_no_valid_answer_is_longer_than_the_longest():
         assert len(solve(problem, WORLD, styles[0], rng).spans) + 1 <= longest
 
 
+def test_an_unknown_benchmark_is_named_with_those_there_are():
+    benchmark = {"name": "longr", "questions": 5, "max_new_tokens": 200, "tight_tokens": 80}
+    with pytest.raises(InputError, match=r"benchmarks.longr: the miniature makes same_length, longer"):
+        generate(WORLD, {"prompts": 5, "references": 4, "held": 1, "careful": 0}, [benchmark])
+
+
 def test_caps_that_cut_valid_answers_are_refused():
     benchmark = {"name": "longer", "questions": 5, "max_new_tokens": 100, "tight_tokens": 80}
     with pytest.raises(InputError, match=r"benchmarks.longer.max_new_tokens: found 100, expected at least"):

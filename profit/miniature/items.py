@@ -3,7 +3,6 @@
 Each set draws from one pool of contents and no content twice; pools share none (`check_disjoint`).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +11,6 @@ from profit.files import InputError
 from profit.miniature.language import (
     Problem,
     Style,
-    Text,
     annotator_styles,
     base_style,
     draw_problem,
@@ -22,7 +20,7 @@ from profit.miniature.language import (
     solve_format,
     statement,
 )
-from profit.miniature.lexicon import SLOTS
+from profit.miniature.lexicon import MARKERS, PEOPLE, SLOTS, THINGS
 from profit.miniature.world import World
 
 
@@ -49,40 +47,45 @@ ITEM_SETS = {
 }
 
 
-def draw_problems(world: World, item_set: ItemSet, count: int, rng: np.random.Generator) -> list[Problem]:
+def item_set(name: str) -> ItemSet:
+    """How benchmark `name` is drawn; InputError if the miniature does not make it."""
+    if name not in ITEM_SETS:
+        raise InputError(f"benchmarks.{name}: the miniature makes {', '.join(ITEM_SETS)}")
+    return ITEM_SETS[name]
+
+
+def draw_problems(world: World, chosen: ItemSet, count: int, rng: np.random.Generator) -> list[Problem]:
     """`count` problems of distinct content; where steps vary, each number of steps comes equally often."""
-    low, high = (item_set.steps, item_set.steps) if item_set.steps else world.reference_steps
-    rare = world.rare_in_references if item_set.rare else world.rare_in_pretraining
+    low, high = (chosen.steps, chosen.steps) if chosen.steps else world.reference_steps
+    rare = world.rare_in_references if chosen.rare else world.rare_in_pretraining
     problems: dict[tuple, Problem] = {}
     for _ in range(20 * count):
         if len(problems) == count:
             return list(problems.values())
-        problem = draw_problem(world, low + len(problems) % (high - low + 1), rare, item_set.pool, rng)
+        problem = draw_problem(world, low + len(problems) % (high - low + 1), rare, chosen.pool, rng)
         problems.setdefault(problem.content, problem)
     raise InputError(
-        f"world: found {len(problems)} distinct problems in pool {item_set.pool!r}, expected {count}, widen the ranges"
+        f"world: found {len(problems)} distinct problems in pool {chosen.pool!r}, expected {count}, widen the ranges"
     )
 
 
 def draw_items(world: World, name: str, count: int) -> tuple[list[dict], list[Problem]]:
     """The items of benchmark `name` as its lm-eval task reads them, and their problems."""
-    if name not in ITEM_SETS:
-        raise InputError(f"benchmarks.{name}: the miniature makes {', '.join(ITEM_SETS)}")
-    item_set = ITEM_SETS[name]
+    chosen = item_set(name)
     rng = np.random.default_rng([world.seed, 4, list(ITEM_SETS).index(name)])
-    problems = draw_problems(world, item_set, count, rng)
+    problems = draw_problems(world, chosen, count, rng)
     items = []
     for number, problem in enumerate(problems):
         item = {
             "id": f"{name}_{number:04d}",
             "prompt": statement(problem, rng),
             "answer": str(problem.answer),
-            "kind": "format" if item_set.kind == "format" else "number",
+            "kind": "format" if chosen.kind == "format" else "number",
             "steps": len(problem.operations),
         }
-        if item_set.kind == "choice":
+        if chosen.kind == "choice":
             item["prompt"] += " " + list_options(problem, world, rng)
-        elif item_set.kind == "format":
+        elif chosen.kind == "format":
             instructions, item["checks"] = format_problem(problem, rng)
             item["prompt"] += " " + instructions
         items.append(item)
@@ -163,19 +166,13 @@ def check_disjoint(pools: dict[str, list[Problem]]) -> None:
 
 def longest_answer(world: World, name: str) -> int:
     """Tokens of the longest valid answer to benchmark `name`, end token included."""
-    item_set = ITEM_SETS[name]
-    rng = np.random.default_rng(0)
-    rare_free = World(**{**world.model_dump(), "rare_in_pretraining": 0.0, "rare_in_references": 0.0})
-    problem = draw_problems(rare_free, ItemSet(steps=item_set.steps or world.reference_steps[1]), 1, rng)[0]
-    style = _LongestStyle()
-    solvers: dict[str, Callable[[], Text]] = {
-        "number": lambda: solve(problem, world, style, rng),
-        "choice": lambda: solve(problem, world, style, rng),
-        "format": lambda: solve_format(
-            problem, [{"kind": kind, "text": "A"} for kind in ("starts_with", "ends_with")], world, style, rng
-        ),
-    }
-    return len(solvers[item_set.kind]().spans) + 1
+    chosen = item_set(name)
+    problem = Problem(1, (("add", 1),) * (chosen.steps or world.reference_steps[1]), PEOPLE[0], THINGS[0])
+    style, rng = _LongestStyle(), np.random.default_rng(0)
+    if chosen.kind == "format":
+        checks = [{"kind": kind, "text": MARKERS[0]} for kind in ("starts_with", "ends_with")]
+        return len(solve_format(problem, checks, world, style, rng).spans) + 1
+    return len(solve(problem, world, style, rng).spans) + 1
 
 
 class _LongestStyle:

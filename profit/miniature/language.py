@@ -164,17 +164,13 @@ def statement(problem: Problem, rng: np.random.Generator) -> str:
 
 def solve(problem: Problem, world: World, style: Style, rng: np.random.Generator) -> Text:
     """A worded solution that ends with the number."""
-    solution = _steps(problem, world, style, rng, problem.thing)
-    return (
-        solution.add(style.pick("closer", rng), REPLACEABLE)
-        .add(", the answer is", FIXED)
-        .add(str(problem.answer), CORE)
-        .add(".", FIXED)
-    )
+    return _derive(Text(), problem, world, style, rng, problem.thing)
 
 
-def _steps(problem: Problem, world: World, style: Style, rng: np.random.Generator, thing: str) -> Text:
-    solution = Text()
+def _derive(
+    solution: Text, problem: Problem, world: World, style: Style, rng: np.random.Generator, thing: str
+) -> Text:
+    """Append the steps and the answer to `solution`."""
     amount = problem.start
     for operation, operand in problem.operations:
         solution.add(style.pick("connector", rng), REPLACEABLE).add(",", FIXED)
@@ -184,12 +180,13 @@ def _steps(problem: Problem, world: World, style: Style, rng: np.random.Generato
             left, right = operand, amount
         solution.add(f"{left} {SIGNS[operation]} {right} = {result} {thing}", CORE).add(".", FIXED)
         amount = result
-    return solution
+    solution.add(style.pick("closer", rng), REPLACEABLE).add(", the answer is", FIXED)
+    return solution.add(str(problem.answer), CORE).add(".", FIXED)
 
 
 def is_valid(problem: Problem, text: str) -> bool:
     """Whether the text derives the answer: each step as a true equation, in order, then the answer."""
-    equations = re.findall(rf"(\d+) ([-+*]) (\d+) = (\d+) {re.escape(problem.thing)}\.", text)
+    equations = re.findall(rf"(\d+) ([-+]) (\d+) = (\d+) {re.escape(problem.thing)}\.", text)
     answers = re.findall(r"the answer is (\d+)\.", text)
     if (
         len(equations) != len(problem.operations)
@@ -238,12 +235,7 @@ def solve_format(problem: Problem, checks: list[dict], world: World, style: Styl
     solution = Text()
     if "starts_with" in asked:
         solution.add(asked["starts_with"], CORE).add(".", FIXED)
-    steps = _steps(problem, world, style, rng, "" if "no_word" in asked else problem.thing)
-    for start, end, label in steps.spans:
-        solution.add(steps.text[start:end], label)
-    solution.add(style.pick("closer", rng), REPLACEABLE).add(", the answer is", FIXED).add(
-        str(problem.answer), CORE
-    ).add(".", FIXED)
+    _derive(solution, problem, world, style, rng, "" if "no_word" in asked else problem.thing)
     if "ends_with" in asked:
         solution.add(asked["ends_with"], CORE).add(".", FIXED)
     return solution

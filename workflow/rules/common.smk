@@ -8,7 +8,7 @@ from profit import progress
 from profit.code_version import code_version
 from profit.files import InputError, canonical_json
 from profit.forkserver import gpu_in_reach, prepare_environment
-from profit.runs import benchmarks_of, runs_of
+from profit.runs import benchmarks_of, runs_of, study_runs
 from profit.study import load_study
 
 prepare_environment(workflow.basedir)
@@ -28,7 +28,7 @@ except InputError as error:
 ROOT = "" if Path.cwd() == Path(workflow.basedir) else f"{os.path.relpath(workflow.basedir)}/"
 BEGUN = {}
 RESULTS = f"results/{study.name}"
-STUDY_RUNS = [run for run in RUNS.values() if run.groups[0] != "tune"]
+STUDY_RUNS = study_runs(RUNS)
 TUNE_RUNS = [run for run in RUNS.values() if run.groups[0] == "tune"]
 OVERFIT_RUNS = [run for run in STUDY_RUNS if "overfitting" in run.groups]
 EVALUATED = {
