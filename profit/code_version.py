@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
-SWITCHES = ("OBJECTIVES", "ANNOTATORS")
+SWITCHES = ("OBJECTIVES", "ANNOTATORS", "OBJECTIVE_SETTINGS", "SETTINGS")
 
 # No number depends on how a job keeps its account.
 LEFT_OUT = ("profit.provenance",)
