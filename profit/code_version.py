@@ -4,9 +4,10 @@ Snakemake does not track a package behind `python -m profit.train`. The hash cov
 dropped, of the definitions reachable from `profit.<rule>.main`: functions, classes, constants and module-level
 statements of this package, and which third-party names they import. Comments and layout are not in a syntax tree.
 
-A dict named in `SWITCHES` maps a setting to the code that serves it; only the chosen entry is followed, so that an
-edit of one objective leaves the runs of all others alone. `python -m profit.code_version train profit` shows what is
-covered.
+A dict named in `SWITCHES` maps a setting to the code that serves it, or to its defaults; only the chosen entry is
+followed, so that an edit of one objective, or a new one, leaves the runs of all others alone. `SETTINGS`, whose keys
+are no choices, only says what is valid, so nothing of it is followed. `python -m profit.code_version train profit`
+shows what is covered.
 
 Blind spots: imports by name at run time, data files (they are inputs of the rules), versions of third-party packages.
 """

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from profit.files import InputError, canonical_json
-from profit.study import OBJECTIVE_SETTINGS, Benchmark, Method, Study, seed_list
+from profit.methods import Method
+from profit.study import Benchmark, Study, seed_list
 
 GROUPS = ("main", "threshold", "lora_rank", "epochs", "overfitting", "world", "tune")
 
@@ -130,19 +131,17 @@ def _methods(study: Study) -> list[tuple[str, str, str, dict[str, Any], list[int
 
 def _settings(study: Study, method: Method, keep_epochs: bool = False) -> dict[str, Any]:
     """The leaf of a method without model, method and seed; defaults filled, equal work written equally."""
-    objective = {"name": method.objective}
+    objective = {"name": method.objective, **method.settings}
     if method.objective == "none":
         nothing = dict.fromkeys(("tuning", "training", "paired_with", "budget"))
         return {"objective": objective, "references": 0, "keep_epochs": False, **nothing}
-    for key, default in OBJECTIVE_SETTINGS[method.objective].items():
-        value = getattr(method, key)
-        objective[key] = default if value is None else value
     objective["normaliser"] = method.normaliser or "all"
     training = study.training.model_dump()
     if method.rank is not None:
         training["learning_rate"] = study.lora.learning_rate
     training["epochs"] = method.epochs or training["epochs"]
     training["learning_rate"] = method.learning_rate or training["learning_rate"]
+    training["neftune"] = training["neftune"] if method.neftune is None else method.neftune
     tuning: dict[str, Any] = {"kind": "full"}
     if method.rank is not None:
         alpha = method.rank * study.lora.alpha_per_rank

@@ -37,7 +37,7 @@ class Setting:
     """A setting: one of `choices`, or else a finite number from `low` to `high`, themselves included unless open."""
 
     meaning: str
-    low: float = 0.0
+    low: float = 0
     high: float = math.inf
     open_low: bool = False
     open_high: bool = False
@@ -67,7 +67,7 @@ SETTINGS: dict[str, Setting] = {
     "tau": Setting("probability threshold; 0 keeps every token above it", high=1),
     "direction": Setting("keep p > tau, p <= tau, or tau < p <= tau_high", choices=("higher", "lower", "middle")),
     "tau_high": Setting("upper threshold of direction middle", high=1),
-    "share": Setting("share of tokens to keep in a step; of random: default that of its pair", high=1, open_low=True),
+    "share": Setting("share of tokens to keep in a step", high=1, open_low=True),
     "alpha": Setting("exponent: of the probability in power, of the entropy in eaft", open_low=True),
     "divisor": Setting("entropy, in nats, that gets weight 1; 3 approximates ln 20", open_low=True),
     "cap": Setting("probability from which on a token has weight 0", low=0.5, high=1, open_low=True, open_high=True),

@@ -1,7 +1,7 @@
 """The schema of a study: one YAML file with models, data, methods, sweeps, benchmarks and analysis.
 
 Everything is typed and an unknown key is an error, so that a typing mistake stops before any job starts. A missing key
-takes the default written here. `profit.runs` expands the methods and sweeps.
+takes the default written here and in `profit.methods`. `profit.runs` expands the methods and sweeps.
 
     python -m profit.study check workflow/studies/miniature.yaml
     python -m profit.study schema > workflow/studies/study.schema.json
@@ -12,34 +12,18 @@ import difflib
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from profit.files import InputError
+from profit.methods import Count, Lora, Method, Name, Positive, Seed, Seeds, Some, Training
 from profit.miniature.world import ITEM_SET_NAMES, Pretraining, Share, Strict, World
+from profit.settings import conflict
 from profit.strict_yaml import line_of, load_yaml
 
 TASKS = Path(__file__).resolve().parent.parent / "workflow" / "benchmarks"
-
-# What a method may set for its objective, with defaults; the equations are in profit.objectives.
-OBJECTIVE_SETTINGS: dict[str, dict[str, Any]] = {
-    "none": {},
-    "sft": {},
-    "profit": {"tau": 0.1, "direction": "higher"},
-    "random": {},
-    "dft": {},
-    "entropy": {"share": 0.2},
-}
-
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.]*$")]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-Item = TypeVar("Item")
-Some = Annotated[list[Item], Field(min_length=1)]
-Seed = Annotated[int, Field(ge=0)]
-Seeds = Count | Some[Seed]
 
 
 class Model(Strict):
@@ -61,66 +45,6 @@ class Data(Strict):
     def _some_are_trained(self) -> "Data":
         if self.held >= self.references:
             raise ValueError(f"held: found {self.held}, expected less than references = {self.references}")
-        return self
-
-
-class Training(Strict):
-    """Optimisation, the same for every method unless its block says otherwise."""
-
-    epochs: Count = 3
-    batch_size: Count = 16
-    micro_batch_size: Count = 16
-    learning_rate: Positive = 1e-4
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: Share = Field(0.1, description="share of the steps")
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    max_grad_norm: Positive = 1.0
-    max_length: Count = Field(256, description="tokens of prompt and answer; a longer answer is cut, said and counted")
-
-    @model_validator(mode="after")
-    def _whole_micro_batches(self) -> "Training":
-        if self.batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"micro_batch_size: found {self.micro_batch_size}, expected a divisor of {self.batch_size}"
-            )
-        return self
-
-
-class Lora(Strict):
-    """LoRA tuning: alpha = rank x alpha_per_rank."""
-
-    learning_rate: Positive = 1e-3
-    alpha_per_rank: Positive = 2
-    target_modules: str | Some[str] = "all-linear"
-
-
-class Method(Strict):
-    """One objective with its settings, number of references and kind of tuning; `none` leaves the base as it is."""
-
-    label: str | None = Field(None, description="how figures and tables call it; default: its name")
-    objective: Literal[tuple(OBJECTIVE_SETTINGS)]
-    tau: Share | None = Field(None, description="probability threshold of profit")
-    direction: Literal["higher", "lower"] | None = Field(None, description="side of tau that profit keeps")
-    share: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="share of tokens that entropy keeps")
-    normaliser: Literal["all", "kept"] | None = Field(None, description="tokens the loss is divided by; default: all")
-    references: Count = Field(1, description="trained references a prompt (K)")
-    budget: Literal["epochs", "steps"] = Field("epochs", description="steps: as many steps as one reference gets")
-    rank: Count | None = Field(None, description="LoRA rank; default: full fine-tuning")
-    learning_rate: Positive | None = Field(None, description="default: that of training, or of lora with a rank")
-    epochs: Count | None = Field(None, description="default: that of training")
-    paired_with: Name | None = Field(None, description="method whose kept share a step is copied (random)")
-    seeds: Seeds = 5
-
-    @model_validator(mode="after")
-    def _settings_of_the_objective(self) -> "Method":
-        allowed = OBJECTIVE_SETTINGS[self.objective]
-        for key in sorted({key for settings in OBJECTIVE_SETTINGS.values() for key in settings}):
-            if getattr(self, key) is not None and key not in allowed:
-                raise ValueError(f"{key}: found {getattr(self, key)!r}, expected no such key with {self.objective}")
-        if (self.objective == "random") != (self.paired_with is not None):
-            raise ValueError(
-                f"paired_with: found {self.paired_with!r}, expected a method with random, else no such key"
-            )
         return self
 
 
@@ -255,6 +179,9 @@ class Study(Strict):
                 found = self._lone_method(f"sweeps.{name}.methods", method)
                 if name == "threshold" and found.objective != "profit":
                     raise ValueError(f"sweeps.threshold.methods: found {method}, expected methods with a tau (profit)")
+                for tau in self.sweeps.threshold.tau if name == "threshold" else ():
+                    if wrong := conflict(found.objective, found.settings | {"tau": tau}):
+                        raise ValueError(f"sweeps.threshold.{': '.join(wrong)} ({method})")
         if sweep := self.sweeps.overfitting:
             self._lone_method("sweeps.overfitting.method", sweep.method)
             for count in sweep.references:
@@ -282,16 +209,18 @@ class Study(Strict):
     def _lone_method(self, where: str, name: str) -> Method:
         if name not in self.methods:
             raise ValueError(f"{where}: {unknown(name, self.methods)}")
-        if (objective := self.methods[name].objective) in ("none", "random"):
-            expected = "a method that trains and needs no pair (the pair of a random mask is in no sweep)"
-            raise ValueError(f"{where}: found {name} with objective {objective}, expected {expected}")
-        return self.methods[name]
+        found = self.methods[name]
+        if found.objective == "none" or found.paired_with is not None:
+            expected = "a method that trains and needs no pair (the pair of a random or excess mask is in no sweep)"
+            raise ValueError(f"{where}: found {name} with objective {found.objective}, expected {expected}")
+        return found
 
     def _pair_fits(self, where: str, method: Method, name: str) -> None:
         paired = self._lone_method(f"{where}.paired_with", name)
         if lacking := sorted(set(seed_list(method.seeds)) - set(seed_list(paired.seeds))):
             raise ValueError(f"{where}.seeds: found {lacking}, expected only seeds of {name}")
-        for key in ("epochs", "references", "budget"):
+        # A random mask copies the pair's steps; excess reads its scores alone.
+        for key in ("epochs", "references", "budget") if method.objective == "random" else ():
             own, other = (getattr(item, key) or self.training.epochs for item in (method, paired))
             if own != other:
                 raise ValueError(f"{where}.{key}: found {own}, expected {other} as in {name}, step by step")
