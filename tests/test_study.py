@@ -1,18 +1,22 @@
 """The study file: shipped ones are valid, mistakes are named, runs are what was asked for."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
-from profit import objectives
 from profit.files import InputError
+from profit.methods import Method
 from profit.miniature.items import ITEM_SETS
 from profit.miniature.world import ITEM_SET_NAMES
+from profit.objectives import check_objective
 from profit.runs import benchmarks_of, runs_of
+from profit.settings import OBJECTIVE_SETTINGS, SETTINGS
 from profit.strict_yaml import load_yaml
-from profit.study import OBJECTIVE_SETTINGS, Method, Study, json_schema, load_study, main
+from profit.study import Study, json_schema, load_study, main
 
 STUDIES = Path(__file__).parent.parent / "workflow" / "studies"
 MINIATURE = STUDIES / "miniature.yaml"
@@ -36,12 +40,6 @@ def test_the_schema_file_agrees_with_the_code():
     assert (STUDIES / "study.schema.json").read_text() == json_schema(), (
         "run: python -m profit.study schema > workflow/studies/study.schema.json"
     )
-
-
-def test_objectives_and_their_settings_agree_with_the_code():
-    assert {name: item.settings for name, item in objectives.OBJECTIVES.items()} == {
-        name: settings for name, settings in OBJECTIVE_SETTINGS.items() if name != "none"
-    }
 
 
 @pytest.mark.parametrize(
@@ -160,8 +158,116 @@ def test_a_pair_agrees_where_one_writes_the_default(tmp_path):
 
 
 def test_objectives_and_their_settings_are_written_once():
-    assert json.loads(json_schema())["$defs"]["Method"]["properties"]["objective"]["enum"] == list(OBJECTIVE_SETTINGS)
-    assert {key for settings in OBJECTIVE_SETTINGS.values() for key in settings} <= set(Method.model_fields)
+    fields = json.loads(json_schema())["$defs"]["Method"]["properties"]
+    assert fields["objective"]["enum"] == list(OBJECTIVE_SETTINGS)
+    for name, setting in SETTINGS.items():
+        kind = fields[name]["anyOf"][0]
+        assert setting.meaning in fields[name]["description"]
+        if setting.choices:
+            assert kind["enum"] == list(setting.choices)
+            continue
+        assert kind.get("exclusiveMinimum" if setting.open_low else "minimum") == setting.low
+        assert kind.get("exclusiveMaximum" if setting.open_high else "maximum", math.inf) == setting.high
+
+
+VALUES = {
+    **{name: (-1, 0, 0.3, 0.5, 0.7, 1, 2, "0", math.nan, math.inf) for name in SETTINGS},
+    "direction": ("higher", "middle", "both", 1),
+    "gap": ("linear", "flat", 0.5),
+}
+
+
+@pytest.mark.parametrize("objective", [name for name in OBJECTIVE_SETTINGS if name != "none"])
+def test_the_schema_and_the_objectives_admit_the_same(objective):
+    pair = {"paired_with": "profit"} if objective == "excess" else {}
+    for key, value in [(key, value) for key in OBJECTIVE_SETTINGS[objective] for value in VALUES[key]]:
+        # An upper threshold is read with direction middle alone, and pydantic reads numbers in quotes.
+        settings = {key: value} | ({"direction": "middle"} if key == "tau_high" else {})
+        if isinstance(value, str) and SETTINGS[key].choices == ():
+            continue
+        try:
+            check_objective({"name": objective, **settings})
+            allowed = True
+        except ValueError:
+            allowed = False
+        try:
+            Method.model_validate({"objective": objective, **settings, **pair})
+            assert allowed, settings
+        except ValidationError:
+            assert not allowed, settings
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("objective: sft, tau: 0.1", "tau: found 0.1, expected no such key with sft"),
+        ("objective: power, tau_high: 0.5", "tau_high: found 0.5, expected no such key with power"),
+        ("objective: profit, tau_high: 0.5", "tau_high: found 0.5, expected no such key with direction higher"),
+        ("objective: profit, direction: middle, tau: 0.95", "tau: found 0.95, expected less than tau_high = 0.9"),
+        ("objective: power, direction: middle", "direction: found 'middle', expected higher or lower with power"),
+        ("objective: infosft, cap: 0.5", "cap: found 0.5, expected: input should be greater than 0.5"),
+        ("objective: gift, beta: .inf", "beta: found inf, expected: input should be a finite number"),
+        ("objective: gem, gap: flat", "gap: found 'flat', expected one of linear, logsigmoid"),
+        ("objective: random", "paired_with: found None, expected a method with random"),
+        ("objective: excess", "paired_with: found None, expected a method with random"),
+        ("objective: random, share: 0.5, paired_with: sft", "paired_with: found 'sft', expected .* else no such key"),
+        ("objective: psft, paired_with: sft", "paired_with: found 'sft', expected .* else no such key"),
+        ("objective: excess, paired_with: vanilla", "paired_with: found vanilla with objective none"),
+        ("objective: excess, paired_with: random", "paired_with: found random with objective random"),
+        ("objective: excess, paired_with: sft, seeds: [0, 50]", r"seeds: found \[50\], expected only seeds of sft"),
+        ("objective: sft, neftune: -1", "neftune: found -1, expected: input should be greater than or equal to 0"),
+    ],
+)
+def test_mistakes_in_the_settings_of_an_objective_are_named(tmp_path, method, expected):
+    path = changed(tmp_path, "methods:\n", f"methods:\n  new: {{{method}}}\n")
+    with pytest.raises(InputError, match=rf"methods\.new\.{expected}"):
+        load_study(path)
+
+
+def added(tmp_path, *methods):
+    """The runs of seed 0 of the default study with methods new0, new1, … added."""
+    lines = "".join(f"  new{count}: {{{method}, seeds: 1}}\n" for count, method in enumerate(methods))
+    runs = runs_of(load_study(changed(tmp_path, "methods:\n", f"methods:\n{lines}")))
+    return [runs["mini", f"new{count}", 0].leaf for count in range(len(methods))]
+
+
+def test_leaves_hold_the_settings_that_their_objective_reads(tmp_path):
+    leaves = added(
+        tmp_path,
+        "objective: profit, direction: middle, tau_high: 0.8",
+        "objective: random, share: 0.5",
+        "objective: excess, paired_with: sft_3ref, epochs: 1",
+        "objective: gem, beta: 1, normaliser: kept",
+    )
+    assert [leaf["objective"] for leaf in leaves] == [
+        {"name": "profit", "tau": 0.1, "direction": "middle", "tau_high": 0.8, "normaliser": "all"},
+        {"name": "random", "share": 0.5, "normaliser": "all"},
+        {"name": "excess", "share": 0.6, "normaliser": "all"},
+        {"name": "gem", "beta": 1.0, "gap": "logsigmoid", "normaliser": "kept"},
+    ]
+    assert [leaf["paired_with"] for leaf in leaves] == [None, None, "sft_3ref", None]
+    paired = runs_of(load_study(MINIATURE))["mini", "random", 0].leaf
+    assert paired["objective"] == {"name": "random", "share": None, "normaliser": "all"}
+    for leaf in leaves:
+        check_objective(leaf["objective"])
+
+
+def test_noise_on_the_embeddings_is_that_of_training_unless_the_method_says_otherwise(tmp_path):
+    assert [
+        leaf["training"]["neftune"] for leaf in added(tmp_path, "objective: sft", "objective: sft, neftune: 5")
+    ] == [0, 5]
+    content = yaml.safe_load(MINIATURE.read_text())
+    content["training"]["neftune"] = 3
+    content["methods"]["quiet"] = {"objective": "sft", "neftune": 0}
+    runs = runs_of(Study.model_validate(content))
+    assert [runs["mini", name, 0].leaf["training"]["neftune"] for name in ("sft", "quiet")] == [3, 0]
+
+
+def test_a_sweep_of_thresholds_stays_below_the_upper_one(tmp_path):
+    path = changed(tmp_path, "methods:\n", "methods:\n  mid: {objective: profit, direction: middle, tau_high: 0.7}\n")
+    path.write_text(path.read_text().replace("methods: [profit, keep_low], tau", "methods: [mid], tau"))
+    with pytest.raises(InputError, match="sweeps.threshold.tau: found 0.7, expected less than tau_high = 0.7 .mid."):
+        load_study(path)
 
 
 @pytest.mark.parametrize("text", ["", "- a\n", "just words\n"])
