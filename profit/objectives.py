@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from profit.draws import token_draws  # noqa: F401
 from profit.settings import OBJECTIVE_SETTINGS, SETTINGS, conflict
 
 TOP = 20
@@ -367,16 +366,11 @@ def needs_whole_step(objective: dict[str, Any]) -> bool:
     return OBJECTIVES[objective["name"]].scope == "batch" or objective.get("normaliser", "all") == "kept"
 
 
-def token_weights(objective: dict[str, Any], tokens: TokenStatistics) -> Tensor:
-    """Weights (n,) of `token_terms`."""
-    return token_terms(objective, tokens)[0]
-
-
 def main() -> None:
     """Print every objective."""
     for name, objective in OBJECTIVES.items():
         settings = ", ".join(f"{key} {value}" for key, value in OBJECTIVE_SETTINGS[name].items()) or "none"
-        needs = ", ".join(objective.needs) or "log-probability alone"
+        needs = ", ".join(("logits" if objective.form == "logits" else "logprob", *objective.needs))
         print(f"{name}\n    {objective.equation}\n    settings: {settings}")
         print(f"    form {objective.form}; scope {objective.scope}; needs {needs}\n    {objective.citation}\n")
     print("NEFTune (arXiv 2310.05914), noise on the embeddings, is a setting of training (neftune), not an objective.")
