@@ -30,7 +30,7 @@ def typical_answer(results: Path, models: Sequence[str], annotator: str) -> pd.D
     keys, parts, chosen = ["prompt_id", "reference_id"], [], None
     for model in models:
         columns = [*keys, "position", "token", "start", "end", "logprob"]
-        scores = read_parquet(results / "scores" / f"{model}.parquet", columns)
+        scores = read_parquet(results / "scores" / model / "base.parquet", columns)
         scores["probability"] = np.minimum(np.exp(scores["logprob"].astype(float)), 1.0)
         scores["label"] = label_tokens(scores, spans, str(spans_path))
         chosen = chosen or list(most_typical(scores, keys))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
@@ -23,7 +24,6 @@ from profit.files import InputError, read_parquet
 log = logging.getLogger(__name__)
 
 LABELS = ("core", "replaceable", "fixed", "end")
-IGNORED = -100  # what transformers and torch take for a label that is no target
 END_SPAN = (-1, -1)
 REFERENCE_COLUMNS = ["prompt_id", "reference_id", "prompt", "answer", "held", "steps", "spans"]
 
@@ -165,6 +165,25 @@ def load_annotations(path: str | Path, references: pd.DataFrame) -> dict[tuple[s
     return spans
 
 
+def load_scores(path: str | Path) -> dict[tuple[str, int], tuple[list[int], list[float]]]:
+    """Target tokens and their log-probabilities of each reference scored in `path`, by (prompt_id, reference_id).
+
+    Raises:
+        InputError: missing or damaged file, missing column, or a log-probability that is no finite number.
+    """
+    keys = ["prompt_id", "reference_id"]
+    frame = read_parquet(path, [*keys, "position", "token_id", "logprob"]).sort_values([*keys, "position"])
+    broken = frame[~np.isfinite(frame["logprob"])]
+    if len(broken):
+        row = broken.iloc[0]
+        raise InputError(
+            f"{path}: {_name(row)}, position {row['position']}: found {row['logprob']}, expected a number"
+        )
+    return {
+        key: (group["token_id"].tolist(), group["logprob"].tolist()) for key, group in frame.groupby(keys, sort=False)
+    }
+
+
 def choose_references(frame: pd.DataFrame, k: int, seed: int) -> pd.DataFrame:
     """The `k` references of each prompt that a run with this seed trains on, in the order of `frame`.
 
@@ -205,17 +224,21 @@ def prepare_examples(
     references: str | Path,
     annotations: str | Path,
     context: int,
+    scores: str | Path | None = None,
 ) -> Examples:
     """Tokens and labels of the references that the run trains on; at most min(max_length, `context`) tokens each.
 
+    With `scores` (profit.score, of any model with this tokenizer) every target also has its log-probability there.
+
     Raises:
         InputError: as load_references, choose_references, load_annotations and encode_all; a prompt that leaves no
-            room for an answer; a reference without annotation.
+            room for an answer; a reference without annotation, or with other tokens in `scores`.
     """
     chosen = choose_references(load_references(references), run["references"], run["seed"])
     spans = load_annotations(annotations, chosen)
     limit = min(run["training"]["max_length"], context)
     encoded = encode_all(tokenizer, chosen["prompt"].tolist(), chosen["answer"].tolist())
+    stored = None if scores is None else load_scores(scores)
     rows, truncated = [], 0
     keys = zip(chosen["prompt_id"], chosen["reference_id"], strict=True)
     for number, (key, example) in enumerate(zip(keys, encoded, strict=True)):
@@ -231,6 +254,14 @@ def prepare_examples(
             "input_ids": example.input_ids[:limit], "prompt_length": example.prompt_length,
             "roles": roles[: limit - example.prompt_length], "example": number,
         })  # fmt: skip
+        if stored is not None:
+            tokens, logprobs = stored.get(key, ([], []))
+            if tokens != example.input_ids[example.prompt_length :]:
+                raise InputError(
+                    f"{scores}: prompt {key[0]!r}, reference {key[1]}: found {len(tokens)} tokens that are not those "
+                    f"of the answer, expected its {len(example.spans)}"
+                )
+            rows[-1]["reference_logprob"] = logprobs[: limit - example.prompt_length]
         truncated += len(example.input_ids) > limit
     if truncated:
         log.warning("%d of %d answers are cut at %d tokens and train without an end", truncated, len(rows), limit)

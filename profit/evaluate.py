@@ -29,12 +29,13 @@ import torch
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable
+from peft import PeftModel
 
 from profit import provenance, scoring
 from profit.code_version import code_version
 from profit.files import InputError, canonical_json, file_hash, read_json, write_json, write_parquet
 from profit.lm import RecordingLM
-from profit.models import load_model, load_tokenizer
+from profit.models import load_run, load_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -94,10 +95,10 @@ def load_lm(model: str, tuned: str | None, batch_size: int) -> RecordingLM:
     Raises:
         InputError: as the loaders of profit.models.
     """
-    adapter = tuned is not None and (Path(tuned) / "adapter_config.json").is_file()
-    folder = model if tuned is None or adapter else tuned
-    loaded = load_model(folder, tuned if adapter else None)
-    return RecordingLM(loaded.merge_and_unload() if adapter else loaded, load_tokenizer(folder), batch_size)
+    loaded = load_run(model, tuned)
+    if isinstance(loaded, PeftModel):
+        return RecordingLM(loaded.merge_and_unload(), load_tokenizer(model), batch_size)
+    return RecordingLM(loaded, load_tokenizer(tuned or model), batch_size)
 
 
 def fingerprint(task: ConfigurableTask, benchmark: dict[str, Any], arguments: argparse.Namespace) -> str:

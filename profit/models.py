@@ -86,6 +86,14 @@ def load_model(folder: str | Path, adapter: str | Path | None = None) -> PreTrai
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
+def load_run(base: str | Path, tuned: str | Path | None) -> PreTrainedModel | PeftModel:
+    """Load the base model, or the run `tuned` from it: a whole model folder or a peft adapter; as `load_model`."""
+    if tuned is None:
+        return load_model(base)
+    is_adapter = (Path(tuned) / "adapter_config.json").is_file()
+    return load_model(base, tuned) if is_adapter else load_model(tuned)
+
+
 def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
     """Any token serves: what lies to the right of a text is neither seen nor trained on."""
     return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id

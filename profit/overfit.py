@@ -19,7 +19,6 @@ import argparse
 import itertools
 import json
 import logging
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from profit import provenance
 from profit.correlate import SPAN_COLUMNS, label_tokens, read_scores
 from profit.data import choose_references, load_references
 from profit.files import InputError, read_json, read_parquet, write_json
-from profit.models import load_model, load_tokenizer
+from profit.models import load_run, load_tokenizer
 from profit.score import score_frame
 
 log = logging.getLogger(__name__)
@@ -182,9 +181,7 @@ def main(argv: list[str] | None = None) -> None:
     world = provenance.world_of(args.references)
     with provenance.job("overfit", settings=run, world=world) as job:
         tokenizer = load_tokenizer(args.model)
-        is_adapter = (Path(args.tuned) / "adapter_config.json").is_file()
-        model = load_model(args.model, args.tuned) if is_adapter else load_model(args.tuned)
-        scores = score_frame(model, tokenizer, references)
+        scores = score_frame(load_run(args.model, args.tuned), tokenizer, references)
         job.tokens(len(scores), "scored")
         counts = scores.groupby(KEYS, sort=False).size()
         parts = overfit_parts(

@@ -31,8 +31,8 @@ from transformers import (
 
 from profit import provenance
 from profit.checkpoints import Completed, claim, last_complete
-from profit.data import IGNORED
 from profit.files import InputError, read_json, write_folder, write_json
+from profit.logits import IGNORED
 from profit.miniature.documents import pretraining_documents
 from profit.miniature.language import base_style
 from profit.miniature.optimizer import MuonAdamW

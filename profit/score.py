@@ -5,7 +5,7 @@ log p(y_t | x, y_<t); entropy -sum_v p_v log p_v in nats; rank = number of vocab
 The end token is a target too. Without gradients; answers of like length share a batch, which cannot change a value
 beyond rounding.
 
-    python -m profit score --model DIR --references references.parquet --output scores.parquet
+    python -m profit score --model DIR [--tuned DIR] --references references.parquet --output scores.parquet
 """
 
 import argparse
@@ -20,23 +20,14 @@ from transformers import PreTrainedTokenizerBase
 from profit import provenance
 from profit.data import Encoded, encode_all, load_references
 from profit.files import InputError, write_parquet
-from profit.models import load_model, load_tokenizer, pad_token
+from profit.fuse import fuse_head
+from profit.logits import IGNORED, token_statistics
+from profit.models import load_run, load_tokenizer, pad_token
 
 log = logging.getLogger(__name__)
 
 # On a CPU, batches that stay in its cache are faster than larger ones.
 BATCH_TOKENS = 4096
-
-
-def token_statistics(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Log-probability, entropy (nats) and rank of targets (n,) under logits (n, vocabulary); each of shape (n,)."""
-    logits = logits.float()
-    rank = (logits > logits.gather(1, targets[:, None])).sum(dim=1)
-    logprobs = torch.log_softmax(logits, dim=-1)
-    target = logprobs.gather(1, targets[:, None])[:, 0]
-    # An excluded entry has log-probability -inf and adds nothing; 0 * -inf would be NaN.
-    entropy = -(logprobs.exp() * logprobs.clamp_min(torch.finfo(torch.float32).min)).sum(dim=1)
-    return target, entropy, rank
 
 
 @torch.inference_mode()
@@ -46,19 +37,20 @@ def score_batch(
     """Score the targets of a few encoded answers; one (logprob, entropy, rank) each, arrays of shape (targets,)."""
     lengths = torch.tensor([len(item.input_ids) for item in batch])
     firsts = torch.tensor([item.prompt_length for item in batch])
-    width, first = int(lengths.max()), int(firsts.min())
-    ids = torch.full((len(batch), width), pad)
+    ids = torch.full((len(batch), int(lengths.max())), pad)
     for row, item in enumerate(batch):
         ids[row, : len(item.input_ids)] = torch.tensor(item.input_ids)
-    places = torch.arange(width)
-    ids = ids.to(model.device)
+    places = torch.arange(ids.shape[1])
+    outside = (places < firsts[:, None]) | (places >= lengths[:, None])
+    targets = ids.masked_fill(outside, IGNORED)[:, 1:].to(model.device)
     # Padding stands on the right, where a causal model's targets cannot see it: no (slower) attention mask is needed.
-    # Logits at place t predict token t + 1; those before the first target of the batch are not computed.
-    logits = model(input_ids=ids, use_cache=False, logits_to_keep=width - first + 1).logits[:, :-1]
-    is_target = ((places >= firsts[:, None]) & (places < lengths[:, None]))[:, first:].to(model.device)
-    values = [tensor.cpu().numpy() for tensor in token_statistics(logits[is_target], ids[:, first:][is_target])]
+    found = model(
+        input_ids=ids.to(model.device),
+        use_cache=False,
+        token_head=lambda hidden, head: token_statistics(hidden[:, :-1], head, targets, ("entropy", "rank")),
+    )
     cuts = (lengths - firsts).cumsum(0).tolist()[:-1]
-    return list(zip(*(np.split(value, cuts) for value in values), strict=True))
+    return list(zip(*(np.split(values.cpu().numpy(), cuts) for values in found.values()), strict=True))
 
 
 def score_frame(
@@ -90,6 +82,7 @@ def score_frame(
                 f"prompt {name}, reference {number}: found {len(item.input_ids)} tokens, "
                 f"expected at most the model's context of {context}"
             )
+    fuse_head(model)
     pad = pad_token(tokenizer)
     scored: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = [()] * len(encoded)
     with tqdm(total=len(encoded), desc="scoring", unit="answer", mininterval=2) as progress:
@@ -151,6 +144,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="python -m profit score", description="Score every reference token under a model."
     )
     parser.add_argument("--model", required=True, help="Hugging Face model folder")
+    parser.add_argument("--tuned", help="model or adapter folder of a run from it; left out: the base itself")
     parser.add_argument("--references", required=True, help="references.parquet")
     parser.add_argument("--output", required=True, help="Parquet, one row a target token")
     parser.add_argument("--batch-tokens", type=int, default=BATCH_TOKENS, help="tokens of one forward pass")
@@ -163,9 +157,10 @@ def main(argv: list[str] | None = None) -> None:
     if args.batch_tokens < 1:
         raise InputError(f"--batch-tokens: found {args.batch_tokens}, expected at least 1")
     world = provenance.world_of(args.references)
-    with provenance.job("score", settings={"model": args.model}, world=world) as job:
+    with provenance.job("score", settings={"model": args.model, "tuned": args.tuned}, world=world) as job:
         references = load_references(args.references)
-        scores = score_frame(load_model(args.model), load_tokenizer(args.model), references, args.batch_tokens)
+        model, tokenizer = load_run(args.model, args.tuned), load_tokenizer(args.model)
+        scores = score_frame(model, tokenizer, references, args.batch_tokens)
         job.tokens(len(scores), "scored")
         write_parquet(args.output, scores, {"provenance": job.record()})
     log.info(

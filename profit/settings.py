@@ -31,6 +31,9 @@ OBJECTIVE_SETTINGS: dict[str, dict[str, Any]] = {
     "excess": {"share": 0.6},
 }
 
+# Objectives that compare with stored scores of the references, and whose: the base's, or those of the run paired with.
+STORED_SCORES = {"iw_sft": "base", "psft": "base", "excess": "pair"}
+
 
 @dataclass(frozen=True)
 class Setting:

@@ -10,6 +10,7 @@ same order. A killed run resumes from its last complete checkpoint and ends with
 """
 
 import argparse
+import copy
 import gc
 import json
 import logging
@@ -40,9 +41,9 @@ from profit.code_version import code_version
 from profit.data import prepare_examples
 from profit.files import InputError, file_hash, write_folder, write_json, write_parquet
 from profit.models import context_length, load_tokenizer, load_weights, pad_token
-from profit.objectives import OBJECTIVES, check_objective, needs_whole_step
+from profit.objectives import OBJECTIVES, check_objective
+from profit.run_trainer import RunTrainer, collate, unseen_examples
 from profit.steplog import StepLog, paired_shares
-from profit.trainer import ProFitTrainer, collate, unseen_examples
 
 log = logging.getLogger(__name__)
 
@@ -58,39 +59,42 @@ class Length:
     shares: list[float] | None
 
 
-def plan(run: dict[str, Any], examples: int, paired: Path | None) -> Length:
-    """Steps of the run and what it copies from its paired run.
-
-    Raises:
-        InputError: a wrong objective, a batch that is no multiple of the micro-batch, an objective that looks at the
-            whole batch with accumulation, a paired log that is missing, not wanted, or of another length.
-    """
-    training, objective = run["training"], run["objective"]
+def check(run: dict[str, Any], paired: Path | None, scores: Path | None) -> None:
+    """Raise InputError for a wrong objective, or files of other runs that it lacks or does not read."""
+    objective = run["objective"]
     try:
         check_objective(objective)
     except ValueError as error:
         raise InputError(f"--run: {error}") from None
+    needs = OBJECTIVES[objective["name"]].needs
+    wanted = {
+        "--paired": (paired, "share" in needs and objective.get("share") is None, "the step log of the run to copy"),
+        "--scores": (scores, "reference" in needs, "the scores of the references under another model"),
+    }
+    for option, (given, wants, what) in wanted.items():
+        if wants != (given is not None):
+            expected = what if wants else "nothing"
+            raise InputError(
+                f"{option}: found {given or 'nothing'}, expected {expected} with objective {objective['name']}"
+            )
+
+
+def plan(run: dict[str, Any], examples: int, paired: Path | None) -> Length:
+    """Steps of the run and what it copies from its paired run.
+
+    Raises:
+        InputError: a batch that is no multiple of the micro-batch, a paired log of another length.
+    """
+    training = run["training"]
     accumulation, rest = divmod(training["batch_size"], training["micro_batch_size"])
     if rest or not accumulation:
         raise InputError(
             f"--run: training.micro_batch_size: found {training['micro_batch_size']}, expected a divisor of "
             f"batch_size = {training['batch_size']}"
         )
-    if accumulation > 1 and needs_whole_step(objective):
-        raise InputError(
-            f"--run: objective {objective['name']}, normaliser {objective.get('normaliser', 'all')}: found "
-            f"micro_batch_size = {training['micro_batch_size']}, expected batch_size = {training['batch_size']}: the "
-            "weights depend on all target tokens of the step"
-        )
     # With budget `steps`, several references a prompt share the steps that one would get.
     each = examples if run["budget"] == "epochs" else examples // run["references"]
     steps = math.ceil(each / training["batch_size"]) * training["epochs"]
-    needs = "share" in OBJECTIVES[objective["name"]].needs
-    if needs != (paired is not None):
-        raise InputError(
-            f"--paired: found {paired or 'nothing'}, expected "
-            f"{'the step log of the run to copy' if needs else 'nothing'} with objective {objective['name']}"
-        )
     return Length(steps, accumulation, paired_shares(paired, steps) if paired is not None else None)
 
 
@@ -163,6 +167,7 @@ def training_arguments(run: dict[str, Any], length: Length, folder: Path) -> Tra
         lr_scheduler_type=SCHEDULES[training["schedule"]], warmup_steps=math.ceil(training["warmup"] * length.steps),
         weight_decay=training["weight_decay"], max_grad_norm=training["max_grad_norm"], seed=run["seed"],
         save_strategy="epoch", save_total_limit=2, logging_steps=1, remove_unused_columns=False, report_to=[],
+        neftune_noise_alpha=training["neftune"] or None,
         disable_tqdm=True, dataloader_pin_memory=torch.cuda.is_available(),
     )  # fmt: skip
     # Several GPUs in one process would mean DataParallel, which splits a batch behind the objective's back.
@@ -173,22 +178,26 @@ def training_arguments(run: dict[str, Any], length: Length, folder: Path) -> Tra
 def train(arguments: argparse.Namespace, job: provenance.Job) -> None:
     """Train the run of the command line, from its last complete checkpoint if there is one, and write its outputs."""
     run, folder = arguments.run, arguments.model
+    check(run, arguments.paired, arguments.scores)
     tokenizer, context = load_tokenizer(folder), context_length(folder)
-    examples = prepare_examples(run, tokenizer, arguments.references, arguments.annotations, context)
+    examples = prepare_examples(run, tokenizer, arguments.references, arguments.annotations, context, arguments.scores)
     length = plan(run, len(examples.rows), arguments.paired)
-    files = [arguments.references, arguments.annotations, arguments.paired]
+    files = [arguments.references, arguments.annotations, arguments.paired, arguments.scores]
     with claim(arguments.scratch, fingerprint(run, folder, files)) as scratch:
         step_log = StepLog(scratch / "steps.jsonl")
         checkpoint = last_complete(scratch, logged=len(step_log.rows))
         step_log.cut(step_of(checkpoint) if checkpoint else 0)
         model = trainable_model(run, folder)
+        compares = "reference_logits" in OBJECTIVES[run["objective"]["name"]].needs
+        # An adapter that is switched off leaves the base; full tuning changes it, so a copy is kept.
+        base = copy.deepcopy(model) if compares and run["tuning"]["kind"] == "full" else None
         callbacks: list[TrainerCallback] = [Completed()]
         if run["keep_epochs"]:
             callbacks.append(KeepEpochs(scratch / "epochs", tokenizer))
-        trainer = ProFitTrainer(
+        trainer = RunTrainer(
             model=model, args=training_arguments(run, length, scratch), train_dataset=examples.rows,
             data_collator=partial(collate, pad=pad_token(tokenizer)), callbacks=callbacks, objective=run["objective"],
-            step_log=step_log, shares=length.shares,
+            step_log=step_log, shares=length.shares, reference_model=base,
         )  # fmt: skip
         log.info(
             "%s, %s, seed %d: %d answers, %d targets, %d steps%s", run["model"], run["method"], run["seed"],
@@ -228,6 +237,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--references", type=Path, required=True, help="references.parquet")
     parser.add_argument("--annotations", type=Path, required=True, help="annotations of the references (Parquet)")
     parser.add_argument("--paired", type=Path, help="steps.parquet of the run whose kept share a step is copied")
+    parser.add_argument("--scores", type=Path, help="scores of the references under another model (Parquet)")
     parser.add_argument("--scratch", type=Path, required=True, help="folder for checkpoints, removed at the end")
     parser.add_argument("--output-model", type=Path, required=True, help="folder of the trained model")
     parser.add_argument("--output-steps", type=Path, required=True, help="step log (Parquet)")

@@ -1,216 +1,227 @@
-"""transformers' Trainer with a token objective in place of the mean cross-entropy.
+"""transformers' Trainer on a token objective (profit.objectives), with the fused LM head (profit.head).
 
-loss = (1 / N) sum_t w_t (-log p_t) over the target tokens t of an optimizer step (profit.objectives). With the
-normaliser `all`, N counts every target token of the step over all its micro-batches and processes, so that gradient
-accumulation changes nothing; `kept` counts those with a weight above zero. Every step leaves a row in the step log.
+    ProFitTrainer(model=model, args=args, train_dataset=data, objective={"name": "profit", "tau": 0.1}).train()
 
-No command: used by `profit.train`.
+loss = (1 / N) sum_t w_t (-log p_t) over the target tokens of an optimizer step, over all its micro-batches and
+processes: gradient accumulation and the number of processes change nothing. `ObjectiveMixin` gives the same to any
+subclass of Trainer, such as TRL's: `class Mine(ObjectiveMixin, SFTTrainer): pass`.
+
+No command: used by `profit.train` and by other people's code.
 """
 
-import logging
 import math
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer
 
-from profit.data import IGNORED, LABELS
-from profit.files import InputError
-from profit.objectives import (
-    OBJECTIVES,
-    TokenStatistics,
-    check_objective,
-    needs_whole_step,
-    token_draws,
-    token_weights,
-)
-from profit.steplog import StepLog
+from profit.fuse import fuse_head
+from profit.head import FROM_LOGITS, TokenLoss, token_loss
+from profit.logits import IGNORED, LMHead, token_statistics
+from profit.objectives import OBJECTIVES, TokenStatistics, check_objective, needs_whole_step
+from profit.step import Targets, weigh_step
 
-log = logging.getLogger(__name__)
-
-NEAR = 0.05
-PROGRESS_SECONDS = 5.0
+NEAR = 0.05  # a probability this near to tau, relatively, is one that rounding may move across
+OWN_COLUMNS = ("labels", "roles", "example", "reference_logprob", "token_weight")
 
 
-def target_statistics(
-    model: PreTrainedModel, input_ids: Tensor, labels: Tensor, entropy: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Log-probability of each target token, differentiable, and on demand the entropy there, detached; fp32 nats (n,).
+class ObjectiveMixin:
+    """Put it before a Trainer class: training and evaluation then minimise `objective`.
 
-    `input_ids` and `labels` are (batch, length), padded on the right: no mask is needed there, since a causal model
-    never looks to the right. Targets are the labels that are not -100, row by row.
-    """
-    logits = model(input_ids=input_ids, use_cache=False).logits[:, :-1]
-    targets = labels[:, 1:]
-    rows = (targets != IGNORED).flatten().nonzero().squeeze(1)
-    logprobs = logits.flatten(0, 1).index_select(0, rows).float().log_softmax(-1)
-    chosen = logprobs.gather(1, targets.flatten()[rows, None]).squeeze(1)
-    if not entropy:
-        return chosen, None
-    with torch.no_grad():
-        return chosen, -(logprobs.exp() * logprobs).sum(-1)
+    Batches are those of a causal language model: input_ids and labels (batch, length), -100 for what is no target,
+    position_ids where several sequences share a row. Two columns may be added: `example` (batch,), a number that
+    identifies an example wherever it is batched (random mask), and `reference_logprob` (batch, length), the stored
+    log-probability of each label under another model (iw_sft, psft, excess).
 
+    `reference_model` is the frozen model of objectives that compare whole distributions (asft, gift); with a peft
+    model it may be left out, and is the model without its adapter. Further arguments are the Trainer's.
 
-def collate(examples: Sequence[dict[str, Any]], pad: int) -> dict[str, Tensor]:
-    """A batch of examples {"input_ids", "prompt_length", "roles" (indices into LABELS, one a target), "example"}.
-
-    Returns input_ids, labels (-100 but for targets) and roles (likewise), all int64 (batch, length) padded on the
-    right to the longest, and example and prompt_length (batch,).
-    """
-    length = max(len(example["input_ids"]) for example in examples)
-    batch = torch.full((3, len(examples), length), IGNORED)
-    batch[0] = pad
-    for i, example in enumerate(examples):
-        ids, start = torch.tensor(example["input_ids"]), example["prompt_length"]
-        batch[0, i, : len(ids)] = ids
-        batch[1, i, start : len(ids)] = ids[start:]
-        batch[2, i, start : len(ids)] = torch.tensor(example["roles"])
-    numbers = {key: torch.tensor([example[key] for example in examples]) for key in ("example", "prompt_length")}
-    return {"input_ids": batch[0], "labels": batch[1], "roles": batch[2], **numbers}
-
-
-class SeededOrder(Sampler[int]):
-    """Every example once an epoch, in an order that depends on seed and epoch alone."""
-
-    def __init__(self, size: int, seed: int) -> None:
-        self.size, self.seed, self.epoch = size, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate's loader before each epoch, also when a run resumes."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        return iter(torch.randperm(self.size, generator=generator).tolist())
-
-
-def unseen_examples(size: int, seed: int, steps: int, batch_size: int) -> list[int]:
-    """Examples that a run too short for one epoch never trains on, in ascending order."""
-    return sorted(list(SeededOrder(size, seed))[steps * batch_size :])
-
-
-class ProFitTrainer(Trainer):
-    """Trainer that minimises `objective` and writes `step_log`; batches as `collate` makes them.
-
-    `shares` gives the share of tokens to keep in each step (objective random). Further arguments are the Trainer's.
+    Logged beside the loss: cross_entropy (of all target tokens, unweighted), kept (share of them with a weight above
+    zero), weight_mean and, with a threshold, near_tau (share within 5 % of it).
 
     Raises:
-        ValueError: a wrong objective (profit.objectives.check_objective), or one that looks at the whole batch
-            (scope batch, normaliser kept) with gradient accumulation or several processes.
+        ValueError: a wrong objective or one that lacks something; as profit.fuse.fuse_head and profit.head.token_loss.
     """
 
+    # The loss is divided by the target tokens of the whole step here, so the Trainer must not divide it again; it asks
+    # one or the other, by its version.
+    loss_is_scaled_for_ga = True
+
     def __init__(
-        self, *, objective: dict[str, Any], step_log: StepLog, shares: Sequence[float] | None = None, **arguments: Any
+        self, *args: Any, objective: dict[str, Any], reference_model: PreTrainedModel | None = None, **kwargs: Any
     ) -> None:
         check_objective(objective)
-        super().__init__(**arguments)
-        self.objective, self.step_log, self.shares = objective, step_log, shares
-        self.needs = OBJECTIVES[objective["name"]].needs
-        self.kept_only = objective.get("normaliser", "all") == "kept"
-        pieces = self.args.gradient_accumulation_steps * self.accelerator.num_processes
-        if pieces > 1 and needs_whole_step(objective):
-            raise ValueError(
-                f"objective {objective['name']}, normaliser {objective.get('normaliser', 'all')}: found an optimizer "
-                f"step in {pieces} pieces, expected one (micro_batch_size = batch_size): its weights depend on all "
-                "target tokens of the step"
-            )
-        # The loss is divided by the target tokens of the whole step here, so the Trainer must not divide it again.
+        super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True
-        self._sums: Tensor | None = None
-        self._clock = self._said = time.monotonic()
+        self.objective, self.chosen = objective, OBJECTIVES[objective["name"]]
+        self.kept_only = objective.get("normaliser", "all") == "kept" and self.chosen.form != "logits"
+        self.whole_step = needs_whole_step(objective) and self.chosen.form != "logits"
+        self.reference_model = reference_model
+        self.step_sums: dict[str, Tensor] = {}
+        fuse_head(self.model)
+        if "reference_logits" in self.chosen.needs and reference_model is None and not self._has_adapter():
+            raise ValueError(f"objective {objective['name']}: found no reference_model, expected the frozen base")
+        if reference_model is not None:
+            fuse_head(reference_model.requires_grad_(False).eval().to(self.args.device))
+        if "share" in self.chosen.needs and self.kept_share() is None:
+            raise ValueError(f"objective {objective['name']}: share: found nothing, expected the share to keep")
 
-    def _get_train_sampler(self, *_: Any) -> SeededOrder:
-        return SeededOrder(len(self.train_dataset), self.args.seed)
+    def kept_share(self) -> float | None:
+        """Share of tokens that objective random keeps in the current step."""
+        return self.objective.get("share")
 
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: the Trainer's way walks over all parameters in every step."""
-        return 0
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Tensor]], int | None]:
+        """The micro-batches of an optimizer step, and how many target tokens the loss is divided by."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches:
+            return batches, None
+        targets = [Targets.of(batch) for batch in batches]
+        count = sum(len(part) for part in targets)
+        if self.accelerator.num_processes > 1:
+            count = int(self.accelerator.reduce(torch.tensor(count, device=device)))
+        if not count:
+            raise ValueError(
+                f"step {self.state.global_step + 1}: found no target token, every label is {IGNORED}, expected some"
+            )
+        if not self.whole_step:
+            return batches, count
+        if len(batches) * self.accelerator.num_processes == 1:
+            # The call of the loss sees the whole step.
+            return batches, None if self.kept_only else count
+        weights, kept = self._weigh(batches, targets)
+        if self.chosen.scope == "batch":
+            for batch, weight in zip(batches, weights, strict=True):
+                batch["token_weight"] = weight
+        return batches, max(kept, 1) if self.kept_only else count
 
     def compute_loss(
         self,
         model: PreTrainedModel,
-        inputs: dict[str, Tensor],
+        inputs: Mapping[str, Tensor],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
-    ) -> Tensor:
-        """Loss of one micro-batch, a scalar; its sum over the micro-batches of a step is the loss of that step."""
-        logprob, entropy = target_statistics(model, inputs["input_ids"], inputs["labels"], "entropy" in self.needs)
-        tokens = TokenStatistics(logprob.detach(), entropy, **self._drawn(inputs))
-        weights = token_weights(self.objective, tokens)
-        kept = weights > 0
-        weighted = -(weights * logprob).sum()
-        self._count(tokens.logprob, weights, kept, weighted.detach(), inputs)
-        if self.kept_only:
-            return weighted / kept.sum().clamp(min=1)
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Loss of one micro-batch; its sum over micro-batches, and mean over processes, is the loss of the step."""
+        targets = Targets.of(inputs)
+        arguments = {"known": self._known(inputs, targets), "reference": self._reference(model, inputs)}
+        arguments |= {"weight": inputs.get("token_weight"), "count": num_items_in_batch}
+
+        def head(hidden: Tensor, lm_head: LMHead) -> TokenLoss:
+            return token_loss(hidden[:, :-1], lm_head, targets.targets, self.objective, **arguments)
+
+        out: TokenLoss = self._forward(model, inputs, head)
+        if model.training:
+            for name, value in self.measure(inputs, out).items():
+                self.step_sums[name] = self.step_sums.get(name, 0) + value
         # Gradients are averaged over processes, while N counts the tokens of all of them.
-        return weighted / num_items_in_batch * self.accelerator.num_processes
+        loss = out.loss if num_items_in_batch is None else out.loss * self.accelerator.num_processes
+        return (loss, {"loss": loss}) if return_outputs else loss
 
-    def _drawn(self, inputs: dict[str, Tensor]) -> dict[str, Any]:
-        """Random number of each target token and share to keep in this step, for an objective that needs them."""
-        if "draw" not in self.needs:
-            return {}
-        row, column = (inputs["labels"][:, 1:] != IGNORED).nonzero(as_tuple=True)
-        position = column + 1 - inputs["prompt_length"][row]
-        step = self.state.global_step
-        draw = token_draws(self.args.seed, step + 1, inputs["example"][row], position)
-        return {"draw": draw, "share": self.shares[step]}
-
-    def _count(
-        self, logprob: Tensor, weights: Tensor, kept: Tensor, weighted: Tensor, inputs: dict[str, Tensor]
-    ) -> None:
-        """Add a micro-batch to the step's sums: cross-entropy, loss, weights, tokens near tau, tokens by label."""
-        roles = inputs["roles"][:, 1:]
-        roles = roles[roles != IGNORED]
-        tau = self.objective.get("tau", math.nan)
-        near = ((logprob.exp() - tau).abs() <= NEAR * tau).sum()
-        sums = torch.stack([-logprob.sum(), weighted, weights.sum(), near]).double()
-        labels = [torch.bincount(chosen, minlength=len(LABELS)) for chosen in (roles, roles[kept])]
-        sums = torch.cat([sums, *labels])
-        self._sums = sums if self._sums is None else self._sums + sums
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Write the row of the step that just ended; InputError if its loss or gradient is no finite number."""
-        if "grad_norm" not in logs:
-            return
-        sums = self.accelerator.reduce(self._sums).tolist()
-        self._sums = None
-        nll, weighted, weight, near = sums[:4]
-        by_label, kept_by_label = (dict(zip(LABELS, part, strict=True)) for part in (sums[4:8], sums[8:]))
-        tokens, kept = sum(by_label.values()), sum(kept_by_label.values())
-        now = time.monotonic()
-        row = {
-            "step": self.state.global_step,
-            "epoch": self.state.epoch,
-            "loss": nll / tokens,
-            "objective_loss": weighted / (max(kept, 1.0) if self.kept_only else tokens),
-            "kept": kept / tokens,
-            **{f"kept_{label}": kept_by_label[label] / n if n else None for label, n in by_label.items()},
-            "weight_mean": weight / tokens,
-            "near_tau": int(near) if "tau" in self.objective else None,
-            "grad_norm": logs["grad_norm"],
-            "clipped": logs["grad_norm"] > self.args.max_grad_norm,
-            "learning_rate": logs["learning_rate"],
-            "tokens": int(tokens),
-            "tokens_per_second": tokens / (now - self._clock),
+    def measure(self, inputs: Mapping[str, Tensor], out: TokenLoss) -> dict[str, Tensor]:
+        """What a micro-batch adds to the sums of its step, float64."""
+        logprob, tau = out.tokens.logprob, self.objective.get("tau") or math.nan
+        found = {
+            "tokens": torch.tensor(len(logprob), device=logprob.device),
+            "nll": -logprob.sum(),
+            "objective": out.token_loss.sum(),
+            "weight": out.weight.sum(),
+            "kept": (out.weight > 0).sum(),
+            "near_tau": ((logprob.exp() - tau).abs() <= NEAR * tau).sum(),
         }
-        if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
-            raise InputError(
-                f"step {row['step']}: found loss {row['loss']} and gradient norm {row['grad_norm']}, expected finite "
-                f"numbers; the learning rate is {row['learning_rate']:g}, and the base may hold NaN"
-            )
-        self.step_log.append(row)
-        self._clock = now
-        if now - self._said > PROGRESS_SECONDS or row["step"] in (1, self.state.max_steps):
-            self._said = now
-            log.info(
-                "step %d of %d, loss %.4f, kept %.3f, gradient norm %.3f, %.0f tokens/s",
-                *(row["step"], self.state.max_steps, row["loss"], row["kept"], row["grad_norm"]),
-                row["tokens_per_second"],
-            )
+        return {name: value.double() for name, value in found.items()}
+
+    def collected_sums(self) -> dict[str, Tensor]:
+        """The sums of `measure` since this was last called, over all processes."""
+        sums, self.step_sums = self.step_sums, {}
+        if self.accelerator.num_processes > 1:
+            sums = dict(zip(sums, self.accelerator.reduce(torch.stack(list(sums.values()))), strict=True))
+        return sums
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add to the Trainer's logs what the objective did since the last ones."""
+        if "loss" in logs and self.step_sums:
+            sums = {name: float(value) for name, value in self.collected_sums().items()}
+            tokens = sums["tokens"]
+            logs |= {"cross_entropy": sums["nll"] / tokens, "kept": sums["kept"] / tokens}
+            logs["weight_mean"] = sums["weight"] / tokens
+            if self.objective.get("tau"):
+                logs["near_tau"] = sums["near_tau"] / tokens
+        super().log(logs, *args, **kwargs)
+
+    def _weigh(self, batches: list[dict[str, Tensor]], targets: list[Targets]) -> tuple[list[Tensor], int]:
+        """Weights of a step in several pieces; where they depend on the model, from a pass without gradients."""
+        from_model = not set(self.chosen.needs) <= {"draw", "share"} or self.chosen.scope != "batch"
+        self.model_wrapped.train()
+        pieces = []
+        # The pass draws the dropout and noise that training will draw: the same masks see the same model.
+        with torch.no_grad(), torch.random.fork_rng([self.args.device] if self.args.device.type == "cuda" else []):
+            for batch, part in zip(batches, targets, strict=True):
+                statistics = self._statistics(self._prepare_inputs(batch), part) if from_model else {}
+                if "reference" in self.chosen.needs:
+                    statistics["reference"] = self._known(batch, part).reference
+                pieces.append((part, statistics))
+        seed, step = self.args.seed, self.state.global_step
+        return weigh_step(
+            self.objective, pieces, self.kept_share(), seed, step, self._gather, self.accelerator.process_index
+        )
+
+    def _statistics(self, inputs: Mapping[str, Tensor], targets: Targets) -> dict[str, Tensor]:
+        needs = [name for name in self.chosen.needs if name in FROM_LOGITS]
+        return self._forward(
+            self.model_wrapped,
+            inputs,
+            lambda hidden, head: token_statistics(hidden[:, :-1], head, targets.targets, needs),
+        )
+
+    def _gather(self, table: Tensor) -> list[Tensor]:
+        """The tables (k, n_p) of all processes."""
+        if self.accelerator.num_processes == 1:
+            return [table]
+        sizes = self.accelerator.gather(torch.tensor([table.shape[1]], device=table.device)).tolist()
+        padded = self.accelerator.pad_across_processes(table, dim=1)
+        parts = self.accelerator.gather(padded[None])
+        return [part[:, :size] for part, size in zip(parts, sizes, strict=True)]
+
+    def _known(self, inputs: Mapping[str, Tensor], targets: Targets) -> TokenStatistics:
+        """What is known of the target tokens before the model is asked."""
+        needs, reference = self.chosen.needs, None
+        if "reference" in needs:
+            if "reference_logprob" not in inputs:
+                raise ValueError(
+                    f"objective {self.objective['name']}: found a batch with the columns {sorted(inputs)}, expected "
+                    "also reference_logprob: the stored log-probability of each label under another model"
+                )
+            reference = inputs["reference_logprob"][:, 1:][targets.targets != IGNORED]
+        draw = targets.draws(self.args.seed, self.state.global_step) if "draw" in needs else None
+        sequence = targets.sequence if "sequence" in needs else None
+        share = self.kept_share() if "share" in needs else None
+        return TokenStatistics(logprob=None, reference=reference, draw=draw, sequence=sequence, share=share)
+
+    def _reference(self, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> tuple[Tensor, LMHead] | None:
+        """Hidden states and head of the reference model, for an objective that needs its logits."""
+        if "reference_logits" not in self.chosen.needs:
+            return None
+        training, own = model.training, self.reference_model is None
+        try:
+            with torch.no_grad(), self.accelerator.unwrap_model(model).disable_adapter() if own else nullcontext():
+                reference = model.eval() if own else self.reference_model
+                return self._forward(reference, inputs, lambda hidden, head: (hidden[:, :-1], head))
+        finally:
+            model.train(training)
+
+    def _has_adapter(self) -> bool:
+        return hasattr(self.model, "disable_adapter") and hasattr(self.model, "get_base_model")
+
+    def _forward(self, model: Any, inputs: Mapping[str, Tensor], head: Callable[[Tensor, LMHead], Any]) -> Any:
+        """`head` of the hidden states of a batch."""
+        given = {name: value for name, value in inputs.items() if name not in OWN_COLUMNS}
+        return model(**given | {"use_cache": False}, token_head=head)
+
+
+class ProFitTrainer(ObjectiveMixin, Trainer):
+    """transformers' Trainer that minimises a token objective; see ObjectiveMixin."""

@@ -192,7 +192,7 @@ def write_analyses(folder: Path, annotators: list[str], rng: np.random.Generator
     write_parquet(
         folder / "data" / "references.parquet", pd.DataFrame(references, columns=[*keys, "prompt", "answer"])
     )
-    write_parquet(folder / "scores" / "mini.parquet", scores)
+    write_parquet(folder / "scores" / "mini" / "base.parquet", scores)
     probability, labels = np.exp(scores["logprob"].to_numpy()), label_tokens(scores, spans)
     for annotator in annotators:
         settings = Settings("mini", annotator, resamples=200, bootstrap=50)

@@ -12,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 from profit import overfit, score
 from profit.data import choose_references, encode, load_annotations, load_references, token_labels
 from profit.files import InputError, read_json, read_parquet, write_json, write_parquet
+from profit.models import load_model
 
 RUN = {"model": "tiny", "method": "sft", "seed": 3, "references": 2, "budget": "epochs"}
 SAMPLES = pd.DataFrame(
@@ -29,7 +30,7 @@ SAMPLES = pd.DataFrame(
 def perturbed(folder: Path, std: float = 0.1) -> torch.nn.Module:
     """The model of a folder with noise on its weights: one that was tuned to something."""
     torch.manual_seed(1)
-    model = score.load_model(folder)
+    model = load_model(folder)
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(std * torch.randn_like(weight))
@@ -80,7 +81,7 @@ def expected_parts(tuned: torch.nn.Module, files: dict[str, Path]) -> dict[str, 
     """The definition, written out."""
     references = load_references(files["references"])
     sets = {"trained": choose_references(references, 2, 3), "held": references[references.held]}
-    models = {"nll": tuned, "base": score.load_model(files["model"])}
+    models = {"nll": tuned, "base": load_model(files["model"])}
     losses = {
         f"{name}_{kind}": plain_losses(model, files, rows)
         for name, model in models.items()
@@ -96,7 +97,7 @@ def expected_parts(tuned: torch.nn.Module, files: dict[str, Path]) -> dict[str, 
 
 def test_command_is_the_definition_written_out(files: dict[str, Path]) -> None:
     found = call(files)
-    expected = expected_parts(score.load_model(files["tuned"]), files)
+    expected = expected_parts(load_model(files["tuned"]), files)
     assert found["parts"].keys() == expected.keys()
     for part, values in expected.items():
         assert found["parts"][part] == pytest.approx(values, abs=1e-5)
@@ -108,7 +109,7 @@ def test_command_is_the_definition_written_out(files: dict[str, Path]) -> None:
 
 def test_an_adapter_is_scored_on_its_base(files: dict[str, Path]) -> None:
     torch.manual_seed(0)
-    adapted = get_peft_model(score.load_model(files["model"]), LoraConfig(r=2, target_modules="all-linear"))
+    adapted = get_peft_model(load_model(files["model"]), LoraConfig(r=2, target_modules="all-linear"))
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.5)
@@ -128,7 +129,7 @@ def test_memorised_references_show(files: dict[str, Path]) -> None:
     """A model trained on one reference a prompt puts it far above the held one."""
     references = load_references(files["references"])
     chosen = choose_references(references, 1, 3)
-    tokenizer, model = score.load_tokenizer(files["model"]), score.load_model(files["model"])
+    tokenizer, model = score.load_tokenizer(files["model"]), load_model(files["model"])
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     examples = [encode(tokenizer, *pair) for pair in zip(chosen.prompt, chosen.answer, strict=True)]
     for _ in range(15):

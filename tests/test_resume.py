@@ -38,7 +38,7 @@ def run(paths, name, method, **training):
         "model": "tiny", "method": method, "seed": 0, "references": 1, "budget": "epochs", "tuning": {"kind": "full"},
         "training": {
             "epochs": 3, "batch_size": 4, "micro_batch_size": 4, "learning_rate": 1e-2, "schedule": "cosine",
-            "warmup": 0.1, "weight_decay": 0.01, "max_grad_norm": 1.0, "max_length": 64,
+            "warmup": 0.1, "weight_decay": 0.01, "max_grad_norm": 1.0, "max_length": 64, "neftune": 0.0,
         } | training,
         "keep_epochs": True, "paired_with": None, **METHODS[method],
     }  # fmt: skip

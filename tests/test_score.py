@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from profit import score
 from profit.data import encode, load_references
 from profit.files import InputError, read_parquet, read_parquet_metadata
+from profit.logits import LMHead, token_statistics
 from profit.models import load_model, load_tokenizer
 
 
@@ -64,8 +65,9 @@ def test_rows_follow_the_references_and_end_with_the_end_token(model_folder: Pat
 
 
 def test_statistics_of_planted_logits() -> None:
-    logits = torch.log(torch.tensor([[0.5, 0.25, 0.25], [0.0, 1.0, 0.0], [0.2, 0.3, 0.5]]))
-    logprob, entropy, rank = score.token_statistics(logits, torch.tensor([1, 1, 0]))
+    logits = torch.log(torch.tensor([[0.5, 0.25, 0.25], [1e-30, 1.0, 1e-30], [0.2, 0.3, 0.5]]))
+    found = token_statistics(logits, LMHead(torch.eye(3)), torch.tensor([1, 1, 0]), ("entropy", "rank"))
+    logprob, entropy, rank = found.values()
     assert logprob.exp().tolist() == pytest.approx([0.25, 1.0, 0.2])
     nats = [1.5 * np.log(2), 0.0, -sum(p * np.log(p) for p in (0.2, 0.3, 0.5))]
     assert entropy.tolist() == pytest.approx(nats, abs=1e-6)

@@ -2,13 +2,14 @@
 rule score:
     input:
         model=f"{RESULTS}/models/{{model}}",
+        tuned=scored_run,
         references=rules.generate.output.references,
     output:
-        f"{RESULTS}/scores/{{model}}.parquet",
+        f"{RESULTS}/scores/{{model}}/{{scored}}.parquet",
     log:
-        f"{RESULTS}/logs/score/{{model}}.log",
+        f"{RESULTS}/logs/score/{{model}}/{{scored}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/score/{{model}}.jsonl"
+        f"{RESULTS}/benchmarks/score/{{model}}/{{scored}}.jsonl"
     conda:
         "../../environment.yml"
     threads: 1
@@ -18,10 +19,12 @@ rule score:
         gpu=GPU,
     params:
         code=code("score"),
+        tuned=lambda wildcards, input: f"--tuned {input.tuned}" if input.tuned else "",
     message:
-        "Score the reference tokens under {wildcards.model}"
+        "Score the reference tokens under {wildcards.model}/{wildcards.scored}"
     shell:
-        "python -m profit score --model {input.model} --references {input.references} --output {output} > {log} 2>&1"
+        "python -m profit score --model {input.model} {params.tuned} --references {input.references}"
+        " --output {output} > {log} 2>&1"
 
 
 rule annotate:
@@ -49,7 +52,7 @@ rule annotate:
 
 rule correlate:
     input:
-        scores=rules.score.output,
+        scores=expand(rules.score.output, scored="base", allow_missing=True),
         annotations=expand(rules.annotate.output, data="references", allow_missing=True),
         truth=expand(rules.annotate.output, data="references", annotator="truth"),
     output:
@@ -81,7 +84,7 @@ rule overfit:
         tuned=rules.train.output.model,
         summary=rules.train.output.summary,
         references=rules.generate.output.references,
-        scores=rules.score.output,
+        scores=expand(rules.score.output, scored="base", allow_missing=True),
         annotations=expand(rules.annotate.output, data="references", annotator="truth"),
         samples=f"{RESULTS}/evaluations/{{model}}/{{method}}/seed{{seed}}/final/samples.parquet",
     output:

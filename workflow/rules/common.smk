@@ -9,6 +9,7 @@ from profit.code_version import code_version
 from profit.files import InputError, canonical_json
 from profit.forkserver import gpu_in_reach, prepare_environment
 from profit.runs import benchmarks_of, runs_of, study_runs
+from profit.settings import STORED_SCORES
 from profit.study import load_study
 
 prepare_environment(workflow.basedir)
@@ -68,6 +69,7 @@ wildcard_constraints:
     checkpoint=r"final|epoch\d+",
     data="references|careful",
     annotator="|".join(study.analysis.annotators),
+    scored=r"base|\w[\w.]*_seed\d+",
     figure="|".join(ALL_FIGURES),
     tables_of=f"{study.name}|reference",
 
@@ -148,17 +150,36 @@ def data_of(wildcards):
     return run_of(wildcards).leaf["data"]
 
 
+def scored_run(wildcards):
+    """The model of the run whose scores are wanted; nothing for the base itself."""
+    if wildcards.scored == "base":
+        return []
+    method, _, seed = wildcards.scored.rpartition("_seed")
+    return f"{run_folder('runs', RUNS[wildcards.model, method, int(seed)])}/model"
+
+
 def paired_steps(wildcards):
     """The step log of the run with the same model and seed whose kept share is copied."""
-    paired = run_of(wildcards).leaf["paired_with"]
-    if paired is None:
+    leaf = run_of(wildcards).leaf
+    if leaf["paired_with"] is None or leaf["objective"]["name"] in STORED_SCORES:
         return []
-    return f"{run_folder('runs', RUNS[wildcards.model, paired, int(wildcards.seed)])}/steps.parquet"
+    return f"{run_folder('runs', RUNS[wildcards.model, leaf['paired_with'], int(wildcards.seed)])}/steps.parquet"
 
 
-def paired_option(wildcards):
-    steps = paired_steps(wildcards)
-    return f"--paired {steps}" if steps else ""
+def stored_scores(wildcards):
+    """The scores of the references that the objective compares with: those of the base, or of the paired run."""
+    leaf = run_of(wildcards).leaf
+    whose = STORED_SCORES.get(leaf["objective"]["name"])
+    if whose is None:
+        return []
+    scored = f"{leaf['paired_with']}_seed{wildcards.seed}" if whose == "pair" else "base"
+    return f"{RESULTS}/scores/{wildcards.model}/{scored}.parquet"
+
+
+def other_runs_options(wildcards, input):
+    """--paired and --scores, where the run has them."""
+    given = {"--paired": input.paired, "--scores": input.scores}
+    return " ".join(f"{option} {path}" for option, path in given.items() if path)
 
 
 def trained_files(runs):

@@ -3,7 +3,7 @@ rule tabulate:
     input:
         world=rules.generate.output.world,
         references=rules.generate.output.references,
-        scores=expand(rules.score.output, model=study.models),
+        scores=expand(rules.score.output, model=study.models, scored="base"),
         annotations=expand(rules.annotate.output, data="references", annotator=study.analysis.annotators),
         correlation=expand(
             rules.correlate.output,

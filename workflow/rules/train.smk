@@ -5,6 +5,7 @@ rule train:
         references=lambda wildcards: f"{RESULTS}/data/{data_of(wildcards)}.parquet",
         annotations=lambda wildcards: f"{RESULTS}/annotations/{data_of(wildcards)}/truth.parquet",
         paired=paired_steps,
+        scores=stored_scores,
     output:
         model=directory(f"{RESULTS}/runs/{{model}}/{{method}}/seed{{seed}}/model"),
         steps=f"{RESULTS}/runs/{{model}}/{{method}}/seed{{seed}}/steps.parquet",
@@ -23,11 +24,11 @@ rule train:
     params:
         code=code("train", objective_of),
         run=leaf,
-        paired=paired_option,
+        other_runs=other_runs_options,
         scratch=f"{RESULTS}/scratch/train/{{model}}/{{method}}/seed{{seed}}",
     message:
         "Train {wildcards.model}/{wildcards.method}, seed {wildcards.seed}"
     shell:
         "python -m profit train --run {params.run:q} --model {input.model} --references {input.references}"
-        " --annotations {input.annotations} {params.paired} --scratch {params.scratch}"
+        " --annotations {input.annotations} {params.other_runs} --scratch {params.scratch}"
         " --output-model {output.model} --output-steps {output.steps} --output-summary {output.summary} > {log} 2>&1"

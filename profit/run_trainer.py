@@ -1,0 +1,159 @@
+"""The trainer of a run: the study's batches in an order of their own, and a row of the step log after every step.
+
+Order and draws depend on the seed alone, so that all methods of a seed see the same data in the same order. The
+batches carry the true label of every target token, and the log counts what the objective keeps of each.
+
+No command: used by `profit.train`.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from profit.data import LABELS
+from profit.files import InputError
+from profit.head import TokenLoss
+from profit.logits import IGNORED
+from profit.steplog import StepLog
+from profit.trainer import ProFitTrainer
+
+log = logging.getLogger(__name__)
+
+PROGRESS_SECONDS = 5.0
+
+
+def collate(examples: Sequence[dict[str, Any]], pad: int) -> dict[str, Tensor]:
+    """A batch of examples {"input_ids", "prompt_length", "roles" (indices into LABELS, one a target), "example"}.
+
+    Returns input_ids, labels (-100 but for targets) and roles (likewise), all int64 (batch, length) padded on the
+    right to the longest, and example (batch,); reference_logprob, fp32 (batch, length), where the examples have it.
+    """
+    length = max(len(example["input_ids"]) for example in examples)
+    batch = torch.full((3, len(examples), length), IGNORED)
+    batch[0] = pad
+    for i, example in enumerate(examples):
+        ids, start = torch.tensor(example["input_ids"]), example["prompt_length"]
+        batch[0, i, : len(ids)] = ids
+        batch[1, i, start : len(ids)] = ids[start:]
+        batch[2, i, start : len(ids)] = torch.tensor(example["roles"])
+    found = {"input_ids": batch[0], "labels": batch[1], "roles": batch[2]}
+    found["example"] = torch.tensor([example["example"] for example in examples])
+    if "reference_logprob" in examples[0]:
+        found["reference_logprob"] = torch.zeros(len(examples), length)
+        for i, example in enumerate(examples):
+            start, stored = example["prompt_length"], torch.tensor(example["reference_logprob"])
+            found["reference_logprob"][i, start : start + len(stored)] = stored
+    return found
+
+
+class SeededOrder(Sampler[int]):
+    """Every example once an epoch, in an order that depends on seed and epoch alone."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size, self.seed, self.epoch = size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate's loader before each epoch, also when a run resumes."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        return iter(torch.randperm(self.size, generator=generator).tolist())
+
+
+def unseen_examples(size: int, seed: int, steps: int, batch_size: int) -> list[int]:
+    """Examples that a run too short for one epoch never trains on, in ascending order."""
+    return sorted(list(SeededOrder(size, seed))[steps * batch_size :])
+
+
+class RunTrainer(ProFitTrainer):
+    """ProFitTrainer on batches of `collate`, which writes `step_log`.
+
+    `shares` gives the share of tokens to keep in each step (objective random). Further arguments are ProFitTrainer's.
+    """
+
+    def __init__(self, *, step_log: StepLog, shares: Sequence[float] | None = None, **arguments: Any) -> None:
+        self.shares = shares
+        super().__init__(**arguments)
+        self.step_log = step_log
+        self._clock = self._said = time.monotonic()
+
+    def kept_share(self) -> float | None:
+        """That of the paired run in the same step, or the one stated."""
+        return self.shares[self.state.global_step] if self.shares else super().kept_share()
+
+    def _get_train_sampler(self, *_: Any) -> SeededOrder:
+        return SeededOrder(len(self.train_dataset), self.args.seed)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: the Trainer's way walks over all parameters in every step."""
+        return 0
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """As ProFitTrainer's; InputError that names the step instead of ValueError."""
+        try:
+            return super().compute_loss(*args, **kwargs)
+        except ValueError as error:
+            rate = self._get_learning_rate()
+            raise InputError(
+                f"step {self.state.global_step + 1}: {error}; the learning rate is {rate:g}, and the base may hold NaN"
+            ) from None
+
+    def measure(self, inputs: Mapping[str, Tensor], out: TokenLoss) -> dict[str, Tensor]:
+        """Also the tokens of each label, and those that are kept."""
+        roles = inputs["roles"][:, 1:]
+        roles = roles[roles != IGNORED]
+        found = super().measure(inputs, out)
+        for name, chosen in (("of", roles), ("kept", roles[out.weight > 0])):
+            counts = torch.bincount(chosen, minlength=len(LABELS)).double()
+            found |= {f"{name}_{label}": counts[i] for i, label in enumerate(LABELS)}
+        return found
+
+    def log(self, logs: dict[str, float], *_: Any) -> None:
+        """Write the row of the step that just ended; InputError if its loss or gradient is no finite number."""
+        if "grad_norm" not in logs:
+            return
+        sums = self.collected_sums()
+        sums = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
+        tokens, kept, now = sums["tokens"], sums["kept"], time.monotonic()
+        row = {
+            "step": self.state.global_step,
+            "epoch": self.state.epoch,
+            "loss": sums["nll"] / tokens,
+            "objective_loss": sums["objective"] / (max(kept, 1.0) if self.kept_only else tokens),
+            "kept": kept / tokens,
+            **{
+                f"kept_{label}": sums[f"kept_{label}"] / sums[f"of_{label}"] if sums[f"of_{label}"] else None
+                for label in LABELS
+            },
+            "weight_mean": sums["weight"] / tokens,
+            "near_tau": int(sums["near_tau"]) if "tau" in self.objective else None,
+            "grad_norm": logs["grad_norm"],
+            "clipped": logs["grad_norm"] > self.args.max_grad_norm,
+            "learning_rate": logs["learning_rate"],
+            "tokens": int(tokens),
+            "tokens_per_second": tokens / (now - self._clock),
+        }
+        if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
+            raise InputError(
+                f"step {row['step']}: found loss {row['loss']} and gradient norm {row['grad_norm']}, expected finite "
+                f"numbers; the learning rate is {row['learning_rate']:g}, and the base may hold NaN"
+            )
+        self.step_log.append(row)
+        self._clock = now
+        if now - self._said > PROGRESS_SECONDS or row["step"] in (1, self.state.max_steps):
+            self._said = now
+            log.info(
+                "step %d of %d, loss %.4f, kept %.3f, gradient norm %.3f, %.0f tokens/s",
+                *(row["step"], self.state.max_steps, row["loss"], row["kept"], row["grad_norm"]),
+                row["tokens_per_second"],
+            )
