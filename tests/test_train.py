@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -13,7 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from profit import data, train
 from profit.files import InputError, read_json, read_parquet_metadata, write_parquet
 from profit.fuse import fuse_head
-from profit.logits import token_statistics
+from profit.head import TokenLoss
+from profit.logits import IGNORED, token_statistics
+from profit.objectives import token_terms
 from profit.run_trainer import SeededOrder, collate
 from profit.steplog import COLUMNS
 
@@ -345,3 +348,38 @@ def test_truncated_weights_are_refused(run_train, tmp_path, model_folder):
     weights_file.write_bytes(weights_file.read_bytes()[:-1000])
     with pytest.raises(InputError, match="cut: found weights that do not load"):
         run_train(model=folder)
+
+
+def by_full_logits(hidden, head, targets, objective, *, known, weight, count, reference):
+    """token_loss by all logits at once and autograd."""
+    rows = targets != IGNORED
+    logprobs = (hidden[rows] @ head.weight.T).float().log_softmax(-1)
+    logprob = logprobs.gather(1, targets[rows][:, None])[:, 0]
+    entropy = -(logprobs.exp() * logprobs).sum(-1).detach()
+    tokens = replace(known, logprob=logprob.detach(), entropy=entropy)
+    if weight is None:
+        weight, _ = token_terms(objective, tokens)
+    loss = -weight * logprob
+    return TokenLoss(loss.sum() / (count or max(int((weight > 0).sum()), 1)), tokens, weight, loss.detach())
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        {"name": "sft"},
+        {"name": "profit", "tau": 0.02},
+        {"name": "profit", "tau": 0.02, "direction": "lower", "normaliser": "kept"},
+        {"name": "dft"},
+        {"name": "entropy", "share": 0.2},
+        {"name": "random", "share": 0.5},
+    ],
+    ids=str,
+)
+def test_a_run_on_full_logits_has_the_same_numbers(run_train, monkeypatch, objective):
+    fused = run_train("fused", objective=objective)
+    monkeypatch.setattr("profit.trainer.token_loss", by_full_logits)
+    full = run_train("full", objective=objective)
+    found, expected = (steps(folder).drop(columns=[*TIMINGS, "clipped"]) for folder in (fused, full))
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-4)
+    for name, value in weights(full).items():
+        torch.testing.assert_close(weights(fused)[name], value, atol=1e-4, rtol=0)
