@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from profit.files import InputError
 from profit.miniature.world import Pretraining
 from profit.runs import Run, benchmarks_of, runs_of, study_runs
+from profit.settings import STORED_SCORES
 from profit.study import Study, load_study
 
 
@@ -67,6 +68,9 @@ def jobs_of(study: Study) -> list[Job]:
     names += [("annotate", {})] * (len(study.analysis.annotators) + (study.world_check is not None))
     names += [("correlate", {})] * len(study.models) * len(study.analysis.annotators)
     names += [("draw", {})] * (4 + sum(value is not None for _, value in study.sweeps))
+    pairs = [run for run in runs if STORED_SCORES.get(run.leaf["objective"]["name"]) == "pair"]
+    scored = {(run.leaf["model"], run.leaf["paired_with"], run.leaf["seed"]) for run in pairs}
+    names += [("score", {"model": model}) for model, _, _ in scored]
     for run in runs:
         keys = dict(zip(("model", "method", "seed"), run.key, strict=True))
         names += [("train", keys)] * run.trained + [("overfit", keys)] * ("overfitting" in run.groups)

@@ -13,6 +13,7 @@ from profit.methods import Method
 from profit.miniature.items import ITEM_SETS
 from profit.miniature.world import ITEM_SET_NAMES
 from profit.objectives import check_objective
+from profit.plan import jobs_of, wall_seconds
 from profit.runs import benchmarks_of, runs_of
 from profit.settings import OBJECTIVE_SETTINGS, SETTINGS
 from profit.strict_yaml import load_yaml
@@ -302,8 +303,11 @@ def test_the_default_study_is_no_toy():
     assert study.data.prompts >= 300 and study.data.references == 8
     assert len(study.benchmarks) == 5
     assert all(item.questions >= 100 and item.samples >= 2 for item in study.benchmarks.values())
+
+
+def test_the_smoke_study_stays_short():
     smoke = load_study(STUDIES / "smoke.yaml")
-    assert len(smoke.methods) <= 4
+    assert wall_seconds(jobs_of(smoke), 2, 1.0) < 45
 
 
 def test_sweeps_share_runs_with_equal_settings():

@@ -161,7 +161,7 @@ def test_coloured_answer_is_the_most_typical_and_complete(whole: tuple[Path, dic
     spelled = "".join((" " if row.space_before and row.position else "") + row.token for row in found.itertuples())
     references = pd.read_parquet(folder / "data" / "references.parquet").set_index("prompt_id")
     assert spelled == references.loc[found["prompt_id"].iloc[0], "answer"] + " <end>"
-    scores = pd.read_parquet(folder / "scores" / "mini.parquet")
+    scores = pd.read_parquet(folder / "scores" / "mini" / "base.parquet")
     spans = pd.read_parquet(folder / "annotations" / "references" / "truth.parquet")
     merged = scores.merge(spans, on=["prompt_id", "reference_id", "start", "end"])
     merged["p"] = np.exp(merged["logprob"])
