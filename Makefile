@@ -3,6 +3,7 @@
 #   make study STUDY=smoke             another study of workflow/studies, or the path of a study file
 #   make environment TORCH_OPTIONS=…   options of pip for torch alone, such as the index of the CPU builds
 #   make reference                    ship the tables and pictures of a finished miniature study
+#   make bench                        time, memory and errors of the fused LM head beside others' (profit.bench)
 #   make lint, make clean
 
 PYTHON ?= python3
@@ -13,13 +14,16 @@ ACTIVATE := . .venv/bin/activate
 
 PICTURES := table1_main fig2_multi_reference fig3_probability fig4_threshold
 
-.PHONY: study test lint reference environment clean
+.PHONY: study test bench lint reference environment clean
 
 study: environment
 	@$(ACTIVATE) && snakemake --cores all --configfile $(STUDY_FILE)
 
 test: environment
 	@$(ACTIVATE) && python -m pytest
+
+bench: environment
+	@$(ACTIVATE) && python -m profit.bench
 
 lint: environment
 	@$(ACTIVATE) && ruff check && ruff format --check && snakefmt --check Snakefile workflow && snakemake --lint
