@@ -115,14 +115,14 @@ def read_source(
             bad.append((error.kind, f"{where}: {error}"))
             if len(bad) <= LOGGED:
                 log.warning("%s", bad[-1][1])
-    if len(bad) > LOGGED:
-        log.warning("%s: %d more bad rows, all of them in the report", source.name, len(bad) - LOGGED)
     if len(bad) > settings.bad_rows * total:
         kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(kind for kind, _ in bad).most_common())
         raise InputError(
             f"{source.name}: found {len(bad)} bad rows of {total} ({kinds}), expected a share of at most "
             f"bad_rows = {settings.bad_rows:g}; the first is {bad[0][1]}"
         )
+    if len(bad) > LOGGED:
+        log.warning("%s: %d more bad rows, all of them in the report", source.name, len(bad) - LOGGED)
     return pairs, {"name": source.name, "shape": shape, "rows": total, "bad_rows": len(bad)}, bad
 
 
