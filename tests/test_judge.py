@@ -44,7 +44,7 @@ def right_reply(request: dict[str, Any]) -> str:
 class Server(ThreadingHTTPServer):
     """Speaks the chat-completions format. `script` holds what to do with the next requests; then it answers well.
 
-    An entry is "stall", "drop", "cut" (within the reply), a text to reply, or (status, body, headers); None answers well.
+    An entry is "stall", "drop", "cut" (within the reply), a text to reply, or (status, body, headers); None: well.
     """
 
     daemon_threads = True
