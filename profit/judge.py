@@ -255,7 +255,7 @@ def ask_all(
                         f"and these are asked again by the next run: {'; '.join(sorted(failed))}"
                     )
                 cost = settings.cost(*spent.tolist())
-                if settings.budget is not None and cost > settings.budget:
+                if settings.budget is not None and cost > settings.budget and len(done) < len(todo):
                     raise InputError(
                         f"judge {settings.model!r}: found {cost:.4g} spent with {len(done)} of {len(todo)} answers "
                         f"labelled, expected at most the budget of {settings.budget:g} (repairs, or tokens that the "
@@ -331,7 +331,8 @@ def account(settings: Settings, answered: dict[Path, Answered], names: dict[Path
         key: sum(getattr(entry, key) for entry in entries)
         for key in ("calls", "retries", "prompt_tokens", "answer_tokens")
     }
-    cost = settings.cost(total["prompt_tokens"], total["answer_tokens"])
+    # An endpoint that counts no tokens does not work for nothing.
+    cost = settings.cost(total["prompt_tokens"], total["answer_tokens"]) if total["answer_tokens"] else None
     failures = {names[path]: answered[path].faults for path in names if answered[path].labels is None}
     log.info(
         "judge: %d labelled (%d from the cache), %d failed, %d retries, %d tokens sent and %d answered, cost %s",

@@ -349,6 +349,21 @@ def test_what_would_meet_every_question_stops_at_once(
     assert caught.value.__cause__ is None
 
 
+def test_one_permanent_error_stops_all_threads(server: Server, references_path: Path, tmp_path: Path) -> None:
+    server.always, server.delay = (401, ""), 0.02
+    with pytest.raises(InputError, match="found HTTP 401"):
+        judge.judge_spans(load_references(references_path), settings(server, concurrency=8), str(tmp_path))
+    assert len(server.requests) <= 8 and not list(tmp_path.iterdir())
+
+
+def test_without_counts_of_tokens_the_cost_is_unknown(server: Server, tmp_path: Path) -> None:
+    message = {"role": "assistant", "content": '{"core": [2], "replaceable": [1, 3]}'}
+    server.always = (200, json.dumps({"choices": [{"finish_reason": "stop", "message": message}]}))
+    priced = settings(server, prompt_price=1.0, answer_price=1.0)
+    account = judge.judge_spans(frame_of(b=["It's 12."]), priced, str(tmp_path)).attrs["judge"]
+    assert (account["answer_tokens"], account["cost"]) == (0, None)
+
+
 def test_a_missing_key_is_an_error_before_any_call(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
