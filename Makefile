@@ -4,6 +4,7 @@
 #   make environment TORCH_OPTIONS=…   options of pip for torch alone, such as the index of the CPU builds
 #   make reference                    ship the tables and pictures of a finished miniature study
 #   make bench                        time, memory and errors of the fused LM head beside others' (profit.bench)
+#   make test-slurm                   the smoke study on a real Slurm of one node, as root (packages slurm-wlm and munge)
 #   make lint, make clean
 
 PYTHON ?= python3
@@ -14,13 +15,22 @@ ACTIVATE := . .venv/bin/activate
 
 PICTURES := table1_main fig2_multi_reference fig3_probability fig4_threshold
 
-.PHONY: study test bench lint reference environment clean
+.PHONY: study test test-slurm slurm-packages bench lint reference environment clean
 
 study: environment
 	@$(ACTIVATE) && snakemake --cores all --configfile $(STUDY_FILE)
 
 test: environment
 	@$(ACTIVATE) && python -m pytest
+
+test-slurm: slurm-packages environment
+	.venv/bin/pip install --quiet -c constraints.txt -e '.[slurm]'
+	@$(ACTIVATE) && python -m pytest -s tests/slurm/smoke_on_slurm.py
+
+slurm-packages:
+	@PATH="$$PATH:/usr/sbin:/sbin"; for program in munged slurmctld slurmd sbatch srun; do \
+	  command -v $$program > /dev/null && continue; \
+	  echo "$$program is missing; as root: apt-get install slurm-wlm munge, then try again."; exit 1; done
 
 bench: environment
 	@$(ACTIVATE) && python -m profit.bench

@@ -31,6 +31,7 @@ from pathlib import Path
 from profit.__main__ import CLIENT_SECONDS, SOCKET
 
 WORKFLOW = "PROFIT_WORKFLOW_PID"
+GPUS = "PROFIT_GPUS"
 
 PRELOADED = (
     "torch",
@@ -68,11 +69,6 @@ def prepare_environment(repository: str | Path) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def gpu_in_reach() -> bool:
-    """Whether jobs on this machine will find a CUDA GPU, as far as can be told without loading torch."""
-    return shutil.which("nvidia-smi") is not None and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
-
-
 def start() -> Path:
     """Start a server that lives as long as this process and tell later jobs of it; return its account (JSON lines)."""
     folder = Path(tempfile.mkdtemp(prefix="profit-"))
@@ -90,13 +86,17 @@ def start() -> Path:
 
 
 def run_rule(rule: str, argv: list[str]) -> int:
-    """Run `profit.<rule>.main(argv)` in this process and return the exit status.
+    """Run `profit.<rule>.main(argv)` in this process, with as many GPUs as its rule asks for; return the exit status.
 
     What a person can correct (an InputError, a full disk, a missing permission) ends as its message alone.
     """
     from profit.files import InputError
 
+    # Taken out, so that what the job itself starts shares its GPUs.
+    gpus = int(os.environ.pop(GPUS, 0))
     try:
+        if gpus:
+            importlib.import_module("profit.lease").lease(gpus)
         importlib.import_module(f"profit.{rule}").main(argv)
     except (InputError, OSError) as error:
         correctable = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)

@@ -12,8 +12,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from profit.forkserver import gpu_in_reach
-
 ROOT = Path(__file__).parent.parent
 
 JOB = """
@@ -41,6 +39,8 @@ def main(argv):
         raise OSError(number, "table.csv: not written: " + os.strerror(number))
     if kind == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "gpus":
+        print(os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("PROFIT_GPUS"))
     if kind == "sleep":
         open(rest[0], "w").write(str(os.getpid()))
         time.sleep(60)
@@ -54,6 +54,8 @@ def package(tmp_path_factory):
     (folder / "profit").mkdir()
     for name in ("__init__.py", "__main__.py", "forkserver.py", "files.py"):
         (folder / "profit" / name).write_text((ROOT / "profit" / name).read_text())
+    lease = (ROOT / "profit" / "lease.py").read_text()
+    (folder / "profit" / "lease.py").write_text(lease.replace("/tmp/profit-gpu-leases", str(folder / "leases")))
     server = folder / "profit" / "forkserver.py"
     text = server.read_text()
     start = text.index("PRELOADED = (")
@@ -150,6 +152,21 @@ def test_a_job_gets_folder_environment_and_preloaded_modules(server, environment
     assert argv == "['profit toy', 'tell', 'answer']" and heavy == "True"
 
 
+def test_a_job_sees_the_gpus_it_asks_for_and_no_others(server, environment, tmp_path):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: H200 (UUID: GPU-a)'\necho 'GPU 1: H200 (UUID: GPU-b)'\n")
+    tool.chmod(0o755)
+    environment |= {"PATH": f"{tmp_path}:{environment['PATH']}"}
+    environment.pop("CUDA_VISIBLE_DEVICES", None)
+    plain = {key: value for key, value in environment.items() if key != "PROFIT_FORK_SERVER"}
+    for variables in (environment, plain):
+        asked = client({**variables, "PROFIT_GPUS": "1"}, "gpus")
+        assert asked.stdout.splitlines()[1] == "0 None" and "GPU 0 is leased" in asked.stderr
+        assert client({**variables, "PROFIT_GPUS": "0"}, "gpus").stdout.splitlines()[1] == "None None"
+        assert client(variables, "gpus").stdout.splitlines()[1] == "None None"
+        assert "found 2 GPUs (0, 1), expected the 3" in client({**variables, "PROFIT_GPUS": "3"}, "gpus").stderr
+
+
 def test_a_killed_job_is_128_plus_signal(server, environment):
     assert client(environment, "kill").returncode == 128 + signal.SIGKILL
     assert client(environment, "plain").returncode == 0
@@ -224,13 +241,3 @@ def test_the_server_loads_no_code_of_ours_and_no_cuda():
     ours, state, absent = done.stdout.splitlines()
     assert set(ours.split()) == {"profit", "profit.forkserver", "profit.__main__"}
     assert state == "False 1" and absent == ""
-
-
-def test_a_gpu_is_seen_where_its_tool_is_and_it_is_not_hidden(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert not gpu_in_reach()
-    (tmp_path / "nvidia-smi").touch(mode=0o755)
-    assert gpu_in_reach()
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert not gpu_in_reach()

@@ -23,7 +23,8 @@ rule score:
     message:
         "Score the reference tokens under {wildcards.model}/{wildcards.scored}"
     shell:
-        "python -m profit score --model {input.model} {params.tuned} --references {input.references}"
+        "PROFIT_GPUS={resources.gpu}"
+        " python -m profit score --model {input.model} {params.tuned} --references {input.references}"
         " --output {output} > {log} 2>&1"
 
 
@@ -106,6 +107,7 @@ rule overfit:
     message:
         "Measure the overfitting of {wildcards.model}/{wildcards.method}, seed {wildcards.seed}"
     shell:
-        "python -m profit overfit --run {params.run:q} --model {input.base} --tuned {input.tuned}"
+        "PROFIT_GPUS={resources.gpu}"
+        " python -m profit overfit --run {params.run:q} --model {input.base} --tuned {input.tuned}"
         " --references {input.references} --base-scores {input.scores} --annotations {input.annotations}"
         " --train {input.summary} --samples {input.samples} --output {output} > {log} 2>&1"

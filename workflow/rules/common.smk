@@ -7,15 +7,14 @@ from snakemake.exceptions import WorkflowError
 from profit import progress
 from profit.code_version import code_version
 from profit.files import InputError, canonical_json
-from profit.forkserver import gpu_in_reach, prepare_environment
+from profit.forkserver import prepare_environment
+from profit.lease import asks_for_gpus
 from profit.runs import benchmarks_of, runs_of, study_runs
 from profit.settings import STORED_SCORES
 from profit.study import load_study
 
 prepare_environment(workflow.basedir)
-# Keeps `snakemake --cores all` at one job a GPU; --resources gpu=4 overrides.
-workflow.global_resources.setdefault("gpu", 1)
-GPU = int(gpu_in_reach())
+GPU = int(asks_for_gpus(workflow))
 
 if len(workflow.configfiles) > 1 or workflow.config_settings.config:
     raise WorkflowError("A study is one file: give one --configfile and no --config; settings stand in the file.")

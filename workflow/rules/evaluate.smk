@@ -28,7 +28,8 @@ rule evaluate:
     message:
         "Evaluate {wildcards.model}/{wildcards.method}, seed {wildcards.seed}, {wildcards.checkpoint}"
     shell:
-        "python -m profit evaluate --run {params.run:q} --model {input.base} {params.tuned}"
+        "PROFIT_GPUS={resources.gpu}"
+        " python -m profit evaluate --run {params.run:q} --model {input.base} {params.tuned}"
         " --benchmarks {params.benchmarks:q} --decoding {params.decoding:q} --tasks {params.tasks} --world {input.world}"
         " --checkpoint {wildcards.checkpoint} --scratch {params.scratch} --output-summary {output.summary}"
         " --output-samples {output.samples} --output-lm-eval {output.lm_eval} > {log} 2>&1"

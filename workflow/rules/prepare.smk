@@ -53,5 +53,6 @@ rule pretrain:
     message:
         "Pretrain the base model {wildcards.model}"
     shell:
-        "python -m profit pretrain --world {params.world:q} --pretraining {params.pretraining:q}"
+        "PROFIT_GPUS={resources.gpu}"
+        " python -m profit pretrain --world {params.world:q} --pretraining {params.pretraining:q}"
         " --data {params.data} --scratch {params.scratch} --output {output} > {log} 2>&1"

@@ -29,6 +29,7 @@ rule train:
     message:
         "Train {wildcards.model}/{wildcards.method}, seed {wildcards.seed}"
     shell:
-        "python -m profit train --run {params.run:q} --model {input.model} --references {input.references}"
+        "PROFIT_GPUS={resources.gpu}"
+        " python -m profit train --run {params.run:q} --model {input.model} --references {input.references}"
         " --annotations {input.annotations} {params.other_runs} --scratch {params.scratch}"
         " --output-model {output.model} --output-steps {output.steps} --output-summary {output.summary} > {log} 2>&1"

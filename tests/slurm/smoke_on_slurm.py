@@ -1,0 +1,91 @@
+"""The smoke study on a real Slurm of one node has the numbers of a local run: `make test-slurm`, not `make test`."""
+
+import os
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+from one_node import one_node
+from test_workflow import SMOKE, copy_repository, numbers, snakemake
+
+CPUS = 2
+PROFILE = "workflow/profiles/slurm"
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("local")
+    copy_repository(folder)
+    started = time.monotonic()
+    snakemake(folder, "--cores", CPUS, "--configfile", SMOKE)
+    print(f"local: {time.monotonic() - started:.0f} s")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def on_slurm(tmp_path_factory):
+    """A copy of the repository in which Slurm has run the smoke study; what Snakemake said, and Slurm of its jobs."""
+    folder = tmp_path_factory.mktemp("slurm")
+    copy_repository(folder)
+    with one_node(CPUS) as variables:
+        started = time.monotonic()
+        options = ["--profile", PROFILE, "--resources", "gpu=0", "--slurm-init-seconds-before-status-checks", "5"]
+        text = snakemake(folder, *options, "--configfile", SMOKE, **variables)
+        print(f"Slurm: {time.monotonic() - started:.0f} s")
+        listed = ["squeue", "--states=all", "--noheader", "--format=%T %k"]
+        jobs = subprocess.run(listed, env=os.environ | variables, capture_output=True, text=True, check=True).stdout
+    (folder / "output.txt").write_text(text)
+    (folder / "jobs.txt").write_text(jobs)
+    return folder
+
+
+def runs_in(folder):
+    return sorted(path.parent.relative_to(folder / "results/smoke/runs").parts for path in folder.rglob("train.json"))
+
+
+def test_every_run_was_a_job_of_slurm_that_ended_well(on_slurm):
+    states, comments = zip(
+        *(line.split(" ", 1) for line in (on_slurm / "jobs.txt").read_text().splitlines()), strict=True
+    )
+    assert set(states) == {"COMPLETED"}
+    counts = Counter(comment.removeprefix("rule_").partition("_wildcards")[0] for comment in comments)
+    runs = len(runs_in(on_slurm))
+    assert runs >= 10 and counts["train"] == runs
+    assert counts["pretrain"] == counts["tabulate"] == counts["report"] == 1 and counts["draw"] == 8
+
+
+def test_no_fork_server_was_started(on_slurm):
+    assert "fork server" not in (on_slurm / "output.txt").read_text()
+    assert not (on_slurm / "results/smoke/benchmarks/account.json").exists()
+
+
+def test_the_weights_are_the_same_bit_for_bit(local, on_slurm):
+    found = [path.relative_to(local) for path in sorted(local.glob("results/smoke/**/*.safetensors"))]
+    assert len(found) >= 1 + len(runs_in(local))
+    assert found == [path.relative_to(on_slurm) for path in sorted(on_slurm.glob("results/smoke/**/*.safetensors"))]
+    different = [str(path) for path in found if (local / path).read_bytes() != (on_slurm / path).read_bytes()]
+    assert not different
+
+
+def test_steps_answers_and_accuracies_are_the_same(local, on_slurm):
+    runs = runs_in(local)
+    assert runs == runs_in(on_slurm)
+    for run in runs:
+        assert numbers(local, *run) == numbers(on_slurm, *run), run
+    tables = [pd.read_csv(folder / "results/smoke/tables/main.csv") for folder in (local, on_slurm)]
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+
+def test_a_slurm_whose_user_fails_leaves_nothing_behind():
+    with pytest.raises(ZeroDivisionError), one_node(CPUS) as variables:
+        folder = Path(variables["SLURM_CONF"]).parent
+        command = ["sbatch", "--output=/dev/null", f"--wrap=exec tail -f {folder}/slurm.conf"]
+        subprocess.run(command, env=os.environ | variables, check=True, capture_output=True)
+        _ = 1 / 0
+    assert not folder.exists()
+    commands = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+    assert not [command for command in commands if str(folder) in command]
