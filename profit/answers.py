@@ -1,4 +1,4 @@
-r"""Scoring of answers to the paper's benchmarks: one function a kind, text in, (correct, parsed) out (paper §4.1).
+r"""Scoring of answers to the paper's benchmarks: one function a kind, text in, (correct, parsed) out (paper §5.1).
 
     letter        multiple choice, "ANSWER: X" (GPQA-Diamond, HellaSwag, ARC, MMLU-Pro)
     number        the last number before a new "Question:" (GSM8K)

@@ -1,4 +1,4 @@
-"""Verifiers: equality of mathematics, instructions on form, programs against their tests (paper §4.1).
+"""Verifiers: equality of mathematics, instructions on form, programs against their tests (paper §5.1).
 
 `equal` asks math-verify. A comparison may take for ever (9^9^9^9) and no signal handler of Python interrupts it, so it
 runs in a process of its own, which a timer of the kernel kills after some seconds of its CPU time; the next comparison
