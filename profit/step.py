@@ -34,13 +34,16 @@ class Targets:
 
     @classmethod
     def of(cls, batch: Mapping[str, Tensor]) -> "Targets":
-        """Of `labels` (batch, length), `position_ids` where several sequences share a row, and `example` (batch,).
+        """Of `labels` (batch, length), `attention_mask` (batch, length) if there is one, `position_ids` where several
+        sequences share a row, and `example` (batch,).
 
         The first token of a sequence is no target: nothing that belongs to it stands before it.
 
         Raises:
-            ValueError: labels that are no batch of rows.
+            ValueError: no labels, or some that are no batch of rows.
         """
+        if "labels" not in batch:
+            raise ValueError(f"labels: found a batch with the columns {sorted(batch)}, expected also labels")
         labels = batch["labels"]
         if labels.dim() != 2:
             raise ValueError(f"labels: found shape {tuple(labels.shape)}, expected (batch, length)")
@@ -48,6 +51,9 @@ class Targets:
         starts[:, 0] = True
         if batch.get("position_ids") is not None:
             starts |= batch["position_ids"] == 0
+        mask = batch.get("attention_mask")
+        if mask is not None and mask.shape == labels.shape:
+            starts[:, 1:] |= mask[:, :-1] == 0
         targets = labels[:, 1:].masked_fill(starts[:, 1:], IGNORED)
         chosen = targets != IGNORED
         number = starts.flatten().cumsum(0).view_as(starts)[:, 1:][chosen]

@@ -10,13 +10,14 @@ No command: used by `profit.train` and by other people's code.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, Trainer
+from transformers.trainer_utils import EvalLoopOutput
 
 from profit.fuse import fuse_head
 from profit.head import FROM_LOGITS, TokenLoss, token_loss
@@ -42,8 +43,12 @@ class ObjectiveMixin:
     Logged beside the loss: cross_entropy (of all target tokens, unweighted), kept (share of them with a weight above
     zero), weight_mean and, with a threshold, near_tau (share within 5 % of it).
 
+    The loss of an evaluation is that of all its target tokens, however they are batched; only an objective that
+    compares the tokens of a step compares those of a batch there.
+
     Raises:
-        ValueError: a wrong objective or one that lacks something; as profit.fuse.fuse_head and profit.head.token_loss.
+        ValueError: a wrong objective or one that lacks something, an argument of the Trainer that would do nothing
+            here; as profit.fuse.fuse_head and profit.head.token_loss.
     """
 
     # The loss is divided by the target tokens of the whole step here, so the Trainer must not divide it again; it asks
@@ -61,6 +66,10 @@ class ObjectiveMixin:
         self.whole_step = needs_whole_step(objective) and self.chosen.form != "logits"
         self.reference_model = reference_model
         self.step_sums: dict[str, Tensor] = {}
+        self.evaluated: list[Tensor] = []
+        self.unweighed: list[tuple[dict[str, Tensor], Targets]] = []
+        self.kept: int | None = None
+        self._check_arguments()
         fuse_head(self.model)
         if "reference_logits" in self.chosen.needs and reference_model is None and not self._has_adapter():
             raise ValueError(f"objective {objective['name']}: found no reference_model, expected the frozen base")
@@ -88,16 +97,30 @@ class ObjectiveMixin:
             raise ValueError(
                 f"step {self.state.global_step + 1}: found no target token, every label is {IGNORED}, expected some"
             )
-        if not self.whole_step:
-            return batches, count
-        if len(batches) * self.accelerator.num_processes == 1:
-            # The call of the loss sees the whole step.
-            return batches, None if self.kept_only else count
-        weights, kept = self._weigh(batches, targets)
-        if self.chosen.scope == "batch":
-            for batch, weight in zip(batches, weights, strict=True):
-                batch["token_weight"] = weight
-        return batches, max(kept, 1) if self.kept_only else count
+        self.unweighed, self.kept = [], None
+        if self.whole_step and len(batches) * self.accelerator.num_processes > 1:
+            self.unweighed = list(zip(batches, targets, strict=True))
+        elif self.kept_only:
+            # The call of the loss sees the whole step, and counts what it keeps.
+            return batches, None
+        return batches, count
+
+    def training_step(
+        self, model: PreTrainedModel, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """The Trainer's, on the first micro-batch of a step after the weights of all: a resumed training has only then
+        the random state that dropout and noise are drawn from."""
+        if self.unweighed:
+            batches, targets = zip(*self.unweighed, strict=True)
+            self.unweighed = []
+            weights, kept = self._weigh(batches, targets)
+            if self.kept_only:
+                self.kept = max(kept, 1)
+            if self.chosen.scope == "batch":
+                for batch, weight in zip(batches, weights, strict=True):
+                    batch["token_weight"] = weight
+        count = num_items_in_batch if self.kept is None else self.kept
+        return super().training_step(model, inputs, count)
 
     def compute_loss(
         self,
@@ -108,6 +131,9 @@ class ObjectiveMixin:
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Loss of one micro-batch; its sum over micro-batches, and mean over processes, is the loss of the step."""
         targets = Targets.of(inputs)
+        if not model.training:
+            # An evaluation has no step: `evaluation_loop` divides by all its tokens.
+            num_items_in_batch = None if len(targets) else 1
         arguments = {"known": self._known(inputs, targets), "reference": self._reference(model, inputs)}
         arguments |= {"weight": inputs.get("token_weight"), "count": num_items_in_batch}
 
@@ -118,9 +144,21 @@ class ObjectiveMixin:
         if model.training:
             for name, value in self.measure(inputs, out).items():
                 self.step_sums[name] = self.step_sums.get(name, 0) + value
+        else:
+            self.evaluated.append(self._row_sums(targets, out))
         # Gradients are averaged over processes, while N counts the tokens of all of them.
         loss = out.loss if num_items_in_batch is None else out.loss * self.accelerator.num_processes
         return (loss, {"loss": loss}) if return_outputs else loss
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+        """The Trainer's, with the loss of all target tokens where it takes the mean of batches."""
+        self.evaluated = []
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        loss, tokens, kept = torch.stack(self.evaluated).sum(0).tolist()
+        if not tokens:
+            raise ValueError(f"evaluation: found no target token, every label is {IGNORED}, expected some")
+        output.metrics[f"{metric_key_prefix}_loss"] = loss / (max(kept, 1) if self.kept_only else tokens)
+        return output
 
     def measure(self, inputs: Mapping[str, Tensor], out: TokenLoss) -> dict[str, Tensor]:
         """What a micro-batch adds to the sums of its step, float64."""
@@ -153,7 +191,42 @@ class ObjectiveMixin:
                 logs["near_tau"] = sums["near_tau"] / tokens
         super().log(logs, *args, **kwargs)
 
-    def _weigh(self, batches: list[dict[str, Tensor]], targets: list[Targets]) -> tuple[list[Tensor], int]:
+    def _row_sums(self, targets: Targets, out: TokenLoss) -> Tensor:
+        """Loss, target tokens and kept ones of the rows of a batch on every process, summed, float64 (3,)."""
+        rows = (targets.targets != IGNORED).nonzero()[:, 0]
+        values = torch.stack([out.token_loss, torch.ones_like(out.weight), out.weight > 0], dim=1).double()
+        sums = values.new_zeros(len(targets.targets), 3).index_add(0, rows, values)
+        # Without the rows that only fill the last batch.
+        return self.accelerator.gather_for_metrics(sums).sum(0)
+
+    def _check_arguments(self) -> None:
+        """ValueError for what a Trainer takes and this one would leave out in silence."""
+        args, loss_type = self.args, getattr(self.args, "loss_type", "nll")
+        liger = args.use_liger_kernel and (args.liger_kernel_config or {}).get("fused_linear_cross_entropy", True)
+        router = getattr(self.model.config.get_text_config(), "output_router_logits", False)
+        for name, found, expected in (
+            ("label_smoothing_factor", args.label_smoothing_factor, "0 (there is an objective label_smoothing)"),
+            ("loss_type", loss_type != "nll" and loss_type, "nll: the objective says the loss"),
+            ("compute_loss_func", self.compute_loss_func, "none: the objective says the loss"),
+            ("compute_metrics", self.compute_metrics, "none: there are no logits to compute them from"),
+            ("use_liger_kernel", liger, 'liger_kernel_config={"fused_linear_cross_entropy": False} beside it'),
+            ("output_router_logits", router, "False (router_aux_loss_coef=0.0 in TRL): the router has no loss here"),
+            ("GPUs in one process", args.n_gpu > 1 and args.n_gpu, "one (accelerate launch or torchrun)"),
+        ):
+            if found:
+                raise ValueError(f"{name}: found {found}, expected {expected}")
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """The Trainer drops the columns that these do not name."""
+        super()._set_signature_columns_if_needed()
+        wanted = {"reference": "reference_logprob", "draw": "example"}
+        self._signature_columns += [
+            column
+            for need, column in wanted.items()
+            if need in self.chosen.needs and column not in self._signature_columns
+        ]
+
+    def _weigh(self, batches: Sequence[dict[str, Tensor]], targets: Sequence[Targets]) -> tuple[list[Tensor], int]:
         """Weights of a step in several pieces; where they depend on the model, from a pass without gradients."""
         from_model = not set(self.chosen.needs) <= {"draw", "share"} or self.chosen.scope != "batch"
         self.model_wrapped.train()

@@ -1,4 +1,4 @@
-"""Batch 8 = 8 micro-batches of 1 = two processes of 4, for every objective and normaliser; padding and packing."""
+"""Batch 8 = 8 micro-batches of 1 = two processes of 4, for every objective and normaliser."""
 
 import os
 import socket
@@ -8,12 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from steps_of_training import CASES, collate, examples, tiny_model, train
-
-from profit.fuse import fuse_head
-from profit.head import token_loss
-from profit.logits import IGNORED
-from profit.step import Targets
+from steps_of_training import CASES, train
 
 SCRIPT = Path(__file__).with_name("steps_of_training.py")
 
@@ -53,7 +48,7 @@ def check_same(found, expected):
         # The Trainer logs losses and norms rounded to fp32 or to some digits.
         tolerance = 1e-9 if name == "parameters" else 1e-4
         torch.testing.assert_close(
-            found[name], value, rtol=tolerance, atol=tolerance, msg=lambda text: f"{name}: {text}"
+            found[name], value, rtol=tolerance, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}"
         )
 
 

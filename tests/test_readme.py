@@ -1,6 +1,7 @@
 """The README keeps its promises: blocks of YAML work, targets exist, files are there, the figures redraw."""
 
 import re
+import runpy
 import shlex
 import shutil
 import time
@@ -10,11 +11,14 @@ import pytest
 import yaml
 from test_workflow import copy_repository, snakemake, tool
 
+from profit.objectives import OBJECTIVES
 from profit.runs import runs_of
+from profit.settings import OBJECTIVE_SETTINGS
 from profit.study import load_study
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 BLOCKS = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
 COMMANDS = sorted(set(re.findall(r"`(snakemake --cores all[^`]*)`", README)))
 MENTIONED = sorted(set(re.findall(r"\]\(((?!http)[^)#]+)\)", README)))
@@ -40,6 +44,35 @@ def test_each_block_extends_the_study(block: str, tmp_path: Path):
 
 def test_there_are_blocks_for_a_method_a_model_and_a_benchmark():
     assert {key for block in BLOCKS for key in yaml.safe_load(block)} == {"methods", "models", "benchmarks"}
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=["trainer", "trl", "loop"])
+def test_each_example_trains_a_model(example: str, model_folder: Path, tmp_path: Path, monkeypatch, capsys):
+    assert len(example.splitlines()) < 40
+    if "trl" in example:
+        pytest.importorskip("trl")
+    code, changed = re.subn(r'(?<=^MODEL = ").*(?="$)', str(model_folder), example, flags=re.MULTILINE)
+    assert changed == 1
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(script), run_name="__main__")
+    losses = [float(loss) for loss in re.findall(r"^loss (\S+?),?(?: |$)", capsys.readouterr().out, re.MULTILINE)]
+    assert losses and all(0 < loss < 20 for loss in losses)
+
+
+def objectives_table() -> str:
+    """The table of all objectives, as the README has it."""
+    lines = ["| objective | formula | settings and defaults | source |", "|---|---|---|---|"]
+    for name, objective in OBJECTIVES.items():
+        defaults = OBJECTIVE_SETTINGS[name].items()
+        settings = [f"`{key}` {'(none)' if value is None else value}" for key, value in defaults]
+        lines.append(f"| `{name}` | `{objective.equation}` | {', '.join(settings)} | {objective.citation} |")
+    return "\n".join(lines)
+
+
+def test_the_table_of_objectives_is_that_of_the_code():
+    assert objectives_table() in README
 
 
 @pytest.mark.parametrize("command", COMMANDS)
