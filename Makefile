@@ -4,7 +4,7 @@
 #   make environment TORCH_OPTIONS=…   options of pip for torch alone, such as the index of the CPU builds
 #   make reference                    ship the tables and pictures of a finished miniature study
 #   make bench                        time, memory and errors of the fused LM head beside others' (profit.bench)
-#   make test-slurm                   the smoke study on a real Slurm of one node, as root (packages slurm-wlm and munge)
+#   make test-slurm                   the smoke study on a real Slurm of one node (packages slurm-wlm and munge)
 #   make lint, make clean
 
 PYTHON ?= python3

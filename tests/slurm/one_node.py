@@ -1,7 +1,8 @@
 """A Slurm of one node on the loopback interface, in a scratch folder of its own; both end with the `with` block.
 
 Nothing of the machine's own configuration is read or changed: munged has its own key and socket, and SLURM_CONF names
-the configuration. No cgroups and no accounting, so that it runs in a container.
+the configuration. No cgroups and no accounting, so that it runs in a container, and as any user. The node may have
+GPUs by name: Slurm counts them out, and no device is behind them.
 """
 
 import getpass
@@ -41,13 +42,14 @@ MpiDefault=none
 MinJobAge=86400
 ReturnToService=2
 SlurmdParameters=config_overrides
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=20000 State=UNKNOWN
+GresTypes=gpu
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=20000 Gres=gpu:{gpus} State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES State=UP
 """
 
 
 @contextmanager
-def one_node(cpus: int) -> Iterator[dict[str, str]]:
+def one_node(cpus: int, gpus: int) -> Iterator[dict[str, str]]:
     """Run a Slurm until the block ends; yield the variables with which its commands find it.
 
     Raises:
@@ -57,7 +59,7 @@ def one_node(cpus: int) -> Iterator[dict[str, str]]:
         raise RuntimeError(f"found no {', '.join(missing)}; install them: apt-get install slurm-wlm munge")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="profit-slurm-")))
-        environment = _write_configuration(folder, cpus)
+        environment = _write_configuration(folder, cpus, gpus)
         names = {"key": "munge.key", "pid": "munged.pid", "seed": "munge.seed", "log": "munged.log"}
         options = [f"--{option}-file={folder / name}" for option, name in names.items()]
         stack.enter_context(_daemon(folder, "munged", "--foreground", f"--socket={folder}/munge.socket", *options))
@@ -69,7 +71,7 @@ def one_node(cpus: int) -> Iterator[dict[str, str]]:
         yield environment
 
 
-def _write_configuration(folder: Path, cpus: int) -> dict[str, str]:
+def _write_configuration(folder: Path, cpus: int, gpus: int) -> dict[str, str]:
     """Write what the daemons read; return the variables of their commands."""
     folder.chmod(0o711)  # munged asks for it
     for name in ("state", "spool", "bin"):
@@ -79,10 +81,14 @@ def _write_configuration(folder: Path, cpus: int) -> dict[str, str]:
     key.write_bytes(secrets.token_bytes(1024))
     host = socket.gethostname().partition(".")[0]
     controller_port, node_port = _free_ports(2)
-    settings = {"host": host, "user": getpass.getuser(), "folder": folder, "cpus": cpus}
+    settings = {"host": host, "user": getpass.getuser(), "folder": folder, "cpus": cpus, "gpus": gpus}
     (folder / "slurm.conf").write_text(
         SETTINGS.format(**settings, controller_port=controller_port, node_port=node_port)
     )
+    devices = [folder / f"nvidia{number}" for number in range(gpus)]
+    for device in devices:
+        device.touch()
+    (folder / "gres.conf").write_text("".join(f"Name=gpu File={device}\n" for device in devices))
     # The executor plugin clears SLURM_CONF before it calls srun within a job.
     srun = folder / "bin" / "srun"
     srun.write_text(f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {shutil.which("srun")} "$@"\n')

@@ -10,10 +10,20 @@ import pandas as pd
 import psutil
 import pytest
 from one_node import one_node
-from test_workflow import SMOKE, copy_repository, numbers, snakemake
+from test_workflow import ROOT, SMOKE, copy_repository, numbers, snakemake
 
-CPUS = 2
+CPUS, GPUS = 2, 3
 PROFILE = "workflow/profiles/slurm"
+GPU_JOBS = """
+from profit.lease import asks_for_gpus
+GPU = int(asks_for_gpus(workflow))
+rule all:
+    input: "none", "one", "two"
+rule job:
+    output: "{name}"
+    resources: mem_mb=100, runtime=5, gpu=lambda wildcards: GPU * {"none": 0, "one": 1, "two": 2}[wildcards.name]
+    shell: "echo ${{SLURM_GPUS_ON_NODE:-0}} > {output}"
+"""
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +41,7 @@ def on_slurm(tmp_path_factory):
     """A copy of the repository in which Slurm has run the smoke study; what Snakemake said, and Slurm of its jobs."""
     folder = tmp_path_factory.mktemp("slurm")
     copy_repository(folder)
-    with one_node(CPUS) as variables:
+    with one_node(CPUS, GPUS) as variables:
         started = time.monotonic()
         options = ["--profile", PROFILE, "--resources", "gpu=0", "--slurm-init-seconds-before-status-checks", "5"]
         text = snakemake(folder, *options, "--configfile", SMOKE, **variables)
@@ -80,8 +90,18 @@ def test_steps_answers_and_accuracies_are_the_same(local, on_slurm):
     pd.testing.assert_frame_equal(*tables, check_exact=True)
 
 
+def test_a_job_gets_the_gpus_it_asks_for_though_the_submitting_machine_has_none(tmp_path):
+    (tmp_path / "Snakefile").write_text(GPU_JOBS)
+    options = ["--profile", ROOT / PROFILE, "--slurm-init-seconds-before-status-checks", "5"]
+    with one_node(CPUS, GPUS) as variables:
+        snakemake(tmp_path, *options, "--resources", "gpu=3", PYTHONPATH=str(ROOT), **variables)
+        assert [(tmp_path / name).read_text() for name in ("none", "one", "two")] == ["0\n", "1\n", "2\n"]
+        snakemake(tmp_path, *options, "--resources", "gpu=0", "--forceall", PYTHONPATH=str(ROOT), **variables)
+    assert {(tmp_path / name).read_text() for name in ("none", "one", "two")} == {"0\n"}
+
+
 def test_a_slurm_whose_user_fails_leaves_nothing_behind():
-    with pytest.raises(ZeroDivisionError), one_node(CPUS) as variables:
+    with pytest.raises(ZeroDivisionError), one_node(CPUS, GPUS) as variables:
         folder = Path(variables["SLURM_CONF"]).parent
         command = ["sbatch", "--output=/dev/null", f"--wrap=exec tail -f {folder}/slurm.conf"]
         subprocess.run(command, env=os.environ | variables, check=True, capture_output=True)
