@@ -2,8 +2,8 @@
 
     python tests/steps_of_training.py OUTPUT BATCH_SIZE ACCUMULATION
 
-writes losses, gradient norms and parameters of every case. Several processes find each other by torch's environment
-variables (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT).
+writes losses, gradient norms, parameters and the loss of an evaluation of every case. Several processes find each other
+by torch's environment variables (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT).
 """
 
 import sys
@@ -24,7 +24,10 @@ CASES = [
     {"name": name, "normaliser": normaliser} | SETTINGS.get(name, {})
     for name in OBJECTIVES
     for normaliser in ("all", "kept")
-] + [{"name": "profit", "tau": 0.015, "direction": "lower"}, {"name": "profit", "tau": 0.01, "direction": "middle", "tau_high": 0.02}]  # fmt: skip
+] + [
+    {"name": "profit", "tau": 0.015, "direction": "lower"},
+    {"name": "profit", "tau": 0.01, "direction": "middle", "tau_high": 0.02},
+]
 
 
 def tiny_model(seed=0):
@@ -85,25 +88,29 @@ class Recorder(ProFitTrainer):
 
 
 def train(objective, batch_size, accumulation, collator=collate, dtype=torch.float64, **options):
-    """Losses, gradient norms and other logs of each step, and the parameters at the end."""
+    """Losses, gradient norms and other logs of each step; loss of an evaluation and parameters at the end."""
     needs = OBJECTIVES[objective["name"]].needs
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder, max_steps=STEPS, per_device_train_batch_size=batch_size,
             gradient_accumulation_steps=accumulation, learning_rate=0.01, logging_steps=1, report_to=[],
-            save_strategy="no", use_cpu=True, disable_tqdm=True, remove_unused_columns=False, max_grad_norm=1.0, **options,
+            save_strategy="no", use_cpu=True, disable_tqdm=True, remove_unused_columns=False, max_grad_norm=1.0,
+            per_device_eval_batch_size=3, **options,
         )  # fmt: skip
         trainer = Recorder(
             model=tiny_model().to(dtype), args=arguments, train_dataset=examples(), data_collator=collator,
             objective=objective, reference_model=tiny_model(1).to(dtype) if "reference_logits" in needs else None,
         )  # fmt: skip
         trainer.train()
+        # Ten examples in batches of three: several processes fill the last up with examples seen before.
+        evaluated = trainer.evaluate(examples(10))["eval_loss"]
     logged = [row for row in trainer.logged if "grad_norm" in row]
     names = ("loss", "grad_norm", "kept", "cross_entropy", "weight_mean")
     parameters = torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
-    return {name: torch.tensor([row[name] for row in logged], dtype=torch.float64) for name in names} | {
-        "parameters": parameters
-    }
+    found = {name: torch.tensor([row[name] for row in logged], dtype=torch.float64) for name in names}
+    if OBJECTIVES[objective["name"]].scope != "batch":
+        found["evaluated"] = torch.tensor(evaluated, dtype=torch.float64)
+    return found | {"parameters": parameters}
 
 
 def main():
