@@ -2,8 +2,8 @@
 
     python tests/steps_of_training.py OUTPUT BATCH_SIZE ACCUMULATION
 
-writes losses, gradient norms, parameters and the loss of an evaluation of every case. Several processes find each other
-by torch's environment variables (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT).
+writes losses, gradient norms, parameters and the loss of an evaluation of every case. Several processes find
+each other by torch's environment variables (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT).
 """
 
 import sys
