@@ -122,9 +122,13 @@ def in_reach(uuids: list[str], mask: str | None) -> dict[str, str]:
 def _open(path: Path) -> int:
     """A descriptor of a lock file that any user may have made; it closes with the process."""
     try:
-        return os.open(path, os.O_RDONLY)
+        file = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
-        return os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
+        file = os.open(path, os.O_RDONLY | os.O_CREAT)
+        os.fchmod(file, 0o666)
+    # Machines clear their temporary folder of what is old.
+    os.utime(path)
+    return file
 
 
 def _lock(file: int) -> bool:

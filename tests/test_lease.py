@@ -148,7 +148,10 @@ def test_a_lease_hides_the_other_gpus_and_keeps_the_order_of_nvidia_smi(machine,
     assert lease(2, tmp_path / "leases") == ["1", "0"]
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1,0" and os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     assert (tmp_path / "leases").stat().st_mode & 0o1777 == 0o1777
-    assert sorted(path.name for path in (tmp_path / "leases").iterdir()) == ["GPU-aa11", "GPU-ab22", "turn"]
+    files = sorted((tmp_path / "leases").iterdir())
+    assert [path.name for path in files] == ["GPU-aa11", "GPU-ab22", "turn"]
+    # Any user may use them.
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o666}
 
 
 @pytest.mark.parametrize(
@@ -188,6 +191,15 @@ def test_what_slurm_has_given_is_left_alone(tmp_path, monkeypatch, machine):
     assert lease(2, tmp_path / "leases") == [] and os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
     # A Snakemake that runs all its jobs within one allocation.
     assert lease(1, tmp_path / "leases") == ["2"]
+
+
+def test_a_used_file_is_never_an_old_file(tmp_path, machine):
+    machine(1)
+    old = tmp_path / "leases" / "GPU-aa11"
+    old.parent.mkdir()
+    old.touch()
+    os.utime(old, (0, 0))
+    assert lease(1, tmp_path / "leases") == ["0"] and time.time() - old.stat().st_mtime < 60
 
 
 def test_more_than_there_are_is_refused(tmp_path, machine):
