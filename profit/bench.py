@@ -60,21 +60,20 @@ TIME_LIMITS = (
 MIB = 2**20
 
 
-def time_row(row: str, objective: dict[str, Any], step: Step, rounds: int, device: str) -> list[Record]:
+def time_row(row: str, objective: dict[str, Any], step: Step, rounds: int, device: str, warm_up: bool) -> list[Record]:
     """Seconds of each candidate in each round, their median, and the ratio ours / candidate with its spread.
 
-    A candidate that runs out of a GPU's memory is left out.
+    A round more comes first with `warm_up`, and is not counted. A candidate that runs out of a GPU's memory is left
+    out.
     """
     seconds: dict[str, list[float]] = {name: [] for name in candidates(objective["name"], device)}
-    for turn in range(rounds + 1):
-        if turn == 1:
-            # All that is alive now is left out of the collections that follow, so that they take no time.
-            gc.collect()
-            gc.freeze()
+    # All that is alive now is left out of the collections that follow, so that they take no time.
+    gc.collect()
+    gc.freeze()
+    for turn in range(0 if warm_up else 1, rounds + 1):
         for name in list(seconds):
             step.clear()
-            if turn:
-                gc.collect()
+            gc.collect()
             started = time.perf_counter()
             try:
                 step.run(CANDIDATES[name], objective)
@@ -83,7 +82,6 @@ def time_row(row: str, objective: dict[str, Any], step: Step, rounds: int, devic
             except torch.OutOfMemoryError:
                 del seconds[name]
                 continue
-            # The first turn is a warm-up.
             if turn:
                 seconds[name].append(time.perf_counter() - started)
     gc.unfreeze()
@@ -146,7 +144,8 @@ def memory_plan(setup: Setup, tokens: list[int]) -> list[tuple[str, str, str, li
     plan = []
     for scene, row in MEMORY_ROWS:
         plain = scene == "plain"
-        for name in candidates(ROWS[row][0]["name"], setup.device) if plain else ("ours", "full logits"):
+        compared = candidates(ROWS[row][0]["name"], setup.device)
+        for name in compared if plain and (row != "sft" or setup.device == "cuda") else ("ours", "full logits"):
             if name == "full logits":
                 plan.append((row, scene, name, tokens[:-1] if plain else tokens[:2]))
             elif name != "full logits SFT":
@@ -260,7 +259,8 @@ def measure(setup: Setup, tokens: list[int], memory_tokens: list[int], rounds: i
         if number not in chosen:
             inputs = make_inputs(setup, number)
             chosen[number] = objectives(*inputs)
-        for record in time_row(row, chosen[number][row], Step(scene, *inputs), rounds, setup.device):
+        first = not found["time"]
+        for record in time_row(row, chosen[number][row], Step(scene, *inputs), rounds, setup.device, first):
             found["time"].append({"scene": scene, "tokens": number, "objective": chosen[number][row]} | record)
             say_time(record)
     inputs = make_inputs(setup, min(ACCURACY_TOKENS, tokens[0]))

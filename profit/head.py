@@ -23,7 +23,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from profit.logits import (
-    CHUNK_BYTES,
     IGNORED,
     LMHead,
     Visited,
@@ -63,7 +62,7 @@ def token_loss(
     weight: Tensor | None = None,
     count: Tensor | float | None = None,
     reference: tuple[Tensor, LMHead] | None = None,
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int | None = None,
 ) -> TokenLoss:
     """Loss of `objective` on hidden states (…, d) and target tokens (…,), aligned; a target of -100 is none.
 
@@ -74,7 +73,7 @@ def token_loss(
         count: N, by default that of this call: all target tokens, or with the normaliser `kept` those with a weight
             above zero. A step in several pieces needs the count of the whole step here.
         reference: hidden states (…, d') and head of another model, for objectives that need its logits.
-        chunk_bytes: size of the logits that exist at a time; changes values by rounding alone.
+        chunk_bytes: of logits that exist at a time, by default 96 MiB on a CPU; changes values by rounding alone.
 
     Raises:
         ValueError: shapes that do not fit, targets outside the vocabulary or (without `count`) none at all, logits
@@ -118,7 +117,7 @@ class _Call:
     weight: Tensor | None
     count: Tensor | float | None
     reference: tuple[Tensor, LMHead] | None
-    chunk_bytes: int
+    chunk_bytes: int | None
     gradients: bool
 
     @property
@@ -165,17 +164,21 @@ class _Fused(torch.autograd.Function):
 
 @dataclass
 class _Sums:
-    """Gradients of hidden states, weight and bias as they add up, fp32 or float64; None where none is wanted."""
+    """Gradients of hidden states, weight and bias as they add up, fp32 or float64; None where none is wanted.
+
+    That of the weight is not cleared before `filled`: it is as large as the weight, and its first part overwrites it.
+    """
 
     hidden: Tensor | None
     weight: Tensor | None
     bias: Tensor | None
+    filled: bool = False
     late: Tensor | float = 1.0
 
     @classmethod
     def of(cls, tensors: Sequence[Tensor | None], wanted: Sequence[bool], exact: torch.dtype) -> "_Sums":
-        pairs = zip(tensors, wanted, strict=False)
-        return cls(*(torch.zeros_like(tensor, dtype=exact) if want else None for tensor, want in pairs))
+        kinds = zip((torch.zeros_like, torch.empty_like, torch.zeros_like), tensors, wanted, strict=False)
+        return cls(*(make(tensor, dtype=exact) if want else None for make, tensor, want in kinds))
 
     @property
     def wanted(self) -> bool:
@@ -190,10 +193,13 @@ class _Sums:
             self.bias.addmv_(slope.T, factor)
         if self.weight is not None:
             states = states.to(self.weight.dtype) * factor[:, None]
+            old = int(self.filled)  # times what is there
+            self.filled = True
             if low:
-                torch.addmm(self.weight, slope.to(low).T, states.to(low), out_dtype=self.weight.dtype, out=self.weight)
+                exact, factors = self.weight.dtype, (slope.to(low).T, states.to(low))
+                torch.addmm(self.weight, *factors, out_dtype=exact, beta=old, out=self.weight)
             else:
-                self.weight.addmm_(slope.T, states)
+                self.weight.addmm_(slope.T, states, beta=old)
         if self.hidden is not None:
             if low:
                 product = torch.mm(slope.to(low), head.weight, out_dtype=self.hidden.dtype)
@@ -204,6 +210,8 @@ class _Sums:
     def handed_over(self, upstream: Tensor, dtypes: Sequence[torch.dtype | None]) -> list[Tensor | None]:
         """The gradients times `upstream` in the dtypes of their tensors; scaled in place, so that no copy is made."""
         factor, found = upstream * self.late, []
+        if self.weight is not None and not self.filled:
+            self.weight.zero_()
         # Asking a GPU whether the factor is 1 would make it wait; on a CPU it saves a pass over the weight's gradient.
         scaled = factor.is_cuda or bool(factor != 1)
         for name, dtype in zip(("hidden", "weight", "bias"), dtypes, strict=True):
@@ -231,10 +239,11 @@ def _columns(hidden: Tensor, head: LMHead, call: _Call, sums: _Sums, scale: Tens
         return read_targets(z, call.targets[rows], call.needs), None
 
     def by_terms(z: Tensor, rows: Tensor) -> Visited:
+        bend = _bend(z, head.softcap) if sums.wanted else None
         columns, gradient = read_targets(z, call.targets[rows], call.needs), None
         columns |= terms(_part(call.known, rows), columns)
         if sums.wanted:
-            gradient = _gradient(z, call.targets[rows], columns["weight"], columns["lse"], head.softcap)
+            gradient = _gradient(z, call.targets[rows], columns["weight"], columns["total"], bend)
         return columns, gradient
 
     def by_logits(z: Tensor, rows: Tensor) -> Visited:
@@ -247,13 +256,14 @@ def _columns(hidden: Tensor, head: LMHead, call: _Call, sums: _Sums, scale: Tens
         if sums.wanted:
             (slope,) = torch.autograd.grad(total, leaf)
             if head.softcap:
-                slope.mul_(1 - (z / head.softcap) ** 2)
+                slope.mul_(_bend(z, head.softcap))
             gradient = torch.arange(len(z), device=z.device), weight, slope
         return read_targets(z, call.targets[rows], call.needs) | {"weight": weight, "loss": loss.detach()}, gradient
 
     def again(z: Tensor, rows: Tensor) -> Visited:
-        lse = read_targets(z, call.targets[rows], ())["lse"]
-        return {}, _gradient(z, call.targets[rows], columns["weight"][rows], lse, head.softcap)
+        bend = _bend(z, head.softcap)
+        total = read_targets(z, call.targets[rows], ())["total"]
+        return {}, _gradient(z, call.targets[rows], columns["weight"][rows], total, bend)
 
     every = torch.arange(len(hidden), device=hidden.device)
     if not len(every):
@@ -278,15 +288,22 @@ def _columns(hidden: Tensor, head: LMHead, call: _Call, sums: _Sums, scale: Tens
 
 
 def _gradient(
-    logprobs: Tensor, targets: Tensor, weight: Tensor, lse: Tensor, softcap: float | None
+    scaled: Tensor, targets: Tensor, weight: Tensor, total: Tensor, bend: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradient of weight x (-log p of the target) as `sweep` takes it, for the tokens with a weight."""
+    """Gradient of weight x (-log p of the target) as `sweep` takes it, for the tokens with a weight.
+
+    `scaled` (b, V) and `total` (b,) are what `read_targets` leaves; `bend` (b, V) is that of a soft cap.
+    """
     kept = weight.nonzero().squeeze(1)
-    slope = logprobs[kept]
-    bend = 1 - ((slope + lse[kept, None]) / softcap) ** 2 if softcap else None
-    slope.exp_()
-    slope[torch.arange(len(kept), device=kept.device), targets[kept]] -= 1
-    return kept, weight[kept], slope if bend is None else slope.mul_(bend)
+    slope = scaled if len(kept) == len(scaled) else scaled[kept]
+    # Probabilities less onehot, times the total: dividing the factor is cheaper than dividing a row.
+    slope[torch.arange(len(kept), device=kept.device), targets[kept]] -= total[kept]
+    return kept, weight[kept] / total[kept], slope if bend is None else slope.mul_(bend[kept])
+
+
+def _bend(z: Tensor, softcap: float | None) -> Tensor | None:
+    """d z / d u where z = softcap tanh(u / softcap)."""
+    return 1 - (z / softcap) ** 2 if softcap else None
 
 
 def _part(known: TokenStatistics, rows: Tensor) -> TokenStatistics:
