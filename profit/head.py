@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from profit.logits import (
+    CHUNK_BYTES,
     IGNORED,
     LMHead,
     Visited,
@@ -38,6 +39,7 @@ from profit.logits import (
 )
 from profit.objectives import OBJECTIVES, TokenStatistics, check_objective, logits_loss, token_terms
 
+NARROW_BYTES = 96 * 2**20
 FROM_LOGITS = ("entropy", "top_entropy")  # statistics that the head reads off the logits for an objective
 
 
@@ -73,7 +75,8 @@ def token_loss(
         count: N, by default that of this call: all target tokens, or with the normaliser `kept` those with a weight
             above zero. A step in several pieces needs the count of the whole step here.
         reference: hidden states (…, d') and head of another model, for objectives that need its logits.
-        chunk_bytes: of logits that exist at a time, by default 96 MiB on a CPU; changes values by rounding alone.
+        chunk_bytes: of logits that exist at a time, by default 256 MiB, or 96 MiB while the weight holds a gradient of
+            its own already (accumulation), beside which a second one is made; changes values by rounding alone.
 
     Raises:
         ValueError: shapes that do not fit, targets outside the vocabulary or (without `count`) none at all, logits
@@ -90,6 +93,9 @@ def token_loss(
     if reference is not None:
         target_rows(*reference, targets)
         reference = (select_rows(reference[0], rows), reference[1])
+    if chunk_bytes is None:
+        holds_gradient = head.weight.is_leaf and head.weight.grad is not None
+        chunk_bytes = NARROW_BYTES if holds_gradient else CHUNK_BYTES
     call = _Call(
         targets.flatten()[rows], objective, known, weight, count, reference, chunk_bytes, torch.is_grad_enabled()
     )
@@ -117,7 +123,7 @@ class _Call:
     weight: Tensor | None
     count: Tensor | float | None
     reference: tuple[Tensor, LMHead] | None
-    chunk_bytes: int | None
+    chunk_bytes: int
     gradients: bool
 
     @property

@@ -7,6 +7,7 @@ precision of the model: bf16 logits move p by several per cent, and with it the 
 No command: `profit.head` trains on it, `profit.score` reads.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,8 +17,7 @@ from torch import Tensor
 from profit.objectives import TOP
 
 IGNORED = -100  # torch's and transformers' mark of a label that is no target
-# Logits that exist at a time, on a CPU as few as cost no time (160 tokens at 151,936 entries); elsewhere 256 MiB.
-CHUNK_BYTES = {"cpu": 96 * 2**20}
+CHUNK_BYTES = 2**28  # of logits that exist at a time: 441 tokens of 151,936 entries
 BLOCK_BYTES = 2**23  # of logits that are read and rewritten while a CPU's cache holds them
 TILE = 2048  # vocabulary entries that a CPU multiplies at a time
 
@@ -39,7 +39,7 @@ class LMHead:
 @torch.no_grad()
 @torch.compiler.disable
 def token_statistics(
-    hidden: Tensor, head: LMHead, targets: Tensor, needs: Sequence[str] = (), chunk_bytes: int | None = None
+    hidden: Tensor, head: LMHead, targets: Tensor, needs: Sequence[str] = (), chunk_bytes: int = CHUNK_BYTES
 ) -> dict[str, Tensor]:
     """What the model says of each of the n target tokens: {"logprob": (n,), …}, in row order, without gradients.
 
@@ -84,7 +84,7 @@ def sweep(
     head: LMHead,
     rows: Tensor,
     visit: Callable[[Tensor, Tensor], Visited],
-    chunk_bytes: int | None,
+    chunk_bytes: int,
     add: Callable[[Tensor, Tensor, Tensor, Tensor], None] | None = None,
 ) -> dict[str, Tensor]:
     """Call visit(z (b, V), rows (b,)) on the logits of the tokens `rows`, a block at a time, in order.
@@ -94,8 +94,10 @@ def sweep(
     """
     exact, size = exact_dtype(hidden, head.weight), head.weight.shape[0]
     row_bytes = size * exact.itemsize
-    length = max(1, (chunk_bytes or CHUNK_BYTES.get(hidden.device.type, 2**28)) // row_bytes)
-    length = length // 32 * 32 or length
+    most = max(1, chunk_bytes // row_bytes)
+    # As even as their number allows, and of a length that matrix products like.
+    even = math.ceil(len(rows) / max(1, math.ceil(len(rows) / most)))
+    length = max(1, min(most, math.ceil(even / 32) * 32))
     block = length if hidden.is_cuda else max(1, BLOCK_BYTES // row_bytes)
     buffer = hidden.new_empty(min(length, len(rows)), size, dtype=exact)
     columns: list[dict[str, Tensor]] = []

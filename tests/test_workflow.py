@@ -217,7 +217,7 @@ def test_the_smoke_study_makes_everything(finished):
     figures = sorted(path.name for path in (finished / "figures/smoke").iterdir())
     assert len(figures) == 16 and figures[0] == "fig11_coloured.pdf"
     main = pd.read_csv(finished / "results/smoke/tables/main.csv")
-    assert set(main["method"]) == {"vanilla", "sft", "profit", "random"}
+    assert set(main["method"]) == {"vanilla", "sft", "profit", "random", "iw_sft", "excess", "asft"}
     assert "Figure 4 of the paper" in (finished / "results/smoke/report.html").read_text()
 
 
