@@ -207,23 +207,43 @@ def test_tokens_without_weight_cost_no_backward(share):
     assert counter.get_total_flops() == pytest.approx(2 * 40 * SIZE * WIDTH * (1 + 2 * share))
 
 
-def test_no_tensor_grows_with_tokens_times_vocabulary():
-    largest = {}
+class Largest(TorchDispatchMode):
+    """Notes the number of elements of the largest tensor that any operation gives."""
 
-    class Sizes(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            out = function(*args, **(kwargs or {}))
-            for tensor in out if isinstance(out, (tuple, list)) else [out]:
-                if isinstance(tensor, torch.Tensor):
-                    largest[count] = max(largest.get(count, 0), tensor.numel())
-            return out
+    found = 0
 
-    for count in (100, 400):
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                self.found = max(self.found, tensor.numel())
+        return out
+
+
+def test_no_tensor_grows_with_tokens_times_vocabulary(monkeypatch):
+    monkeypatch.setattr("profit.head.CHUNK_BYTES", 64 * 500 * 4)
+    monkeypatch.setattr("profit.head.NARROW_BYTES", 32 * 500 * 4)
+    for count in (128, 512):
         hidden, weight = torch.randn(count, 4, requires_grad=True), torch.randn(500, 4, requires_grad=True)
-        with Sizes():
-            loss = token_loss(hidden, LMHead(weight), torch.arange(count), {"name": "dft"}, chunk_bytes=20 * 500 * 4)
-            loss.loss.backward()
-    assert largest[100] == largest[400] == 20 * 500
+        # The second call finds a gradient of the weight, beside which it makes another.
+        for rows in (64, 32):
+            with Largest() as largest:
+                token_loss(hidden, LMHead(weight), torch.arange(count) % 500, {"name": "dft"}).loss.backward()
+            assert largest.found == rows * 500
+
+
+@pytest.mark.parametrize(("count", "rows"), [(100, [64, 36]), (130, [64, 64, 2]), (200, [64, 64, 64, 8]), (10, [10])])
+def test_chunks_are_as_even_as_products_like(monkeypatch, count, rows):
+    seen = []
+
+    def noted(states, *others):
+        seen.append(len(states))
+        return make_logits(states, *others)
+
+    monkeypatch.setattr("profit.logits.make_logits", noted)
+    targets = torch.zeros(count, dtype=torch.int64)
+    token_statistics(torch.randn(count, 4), LMHead(torch.randn(500, 4)), targets, chunk_bytes=64 * 500 * 4)
+    assert seen == rows
 
 
 def test_a_mask_that_keeps_nothing_gives_zero(world):
