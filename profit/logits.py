@@ -17,7 +17,7 @@ from torch import Tensor
 from profit.objectives import TOP
 
 IGNORED = -100  # torch's and transformers' mark of a label that is no target
-CHUNK_BYTES = 2**28  # of logits that exist at a time: 441 tokens of 151,936 entries
+CHUNK_BYTES = 2**28  # of logits that exist at a time: 416 tokens of 151,936 entries
 BLOCK_BYTES = 2**23  # of logits that are read and rewritten while a CPU's cache holds them
 TILE = 2048  # vocabulary entries that a CPU multiplies at a time
 
@@ -94,8 +94,9 @@ def sweep(
     """
     exact, size = exact_dtype(hidden, head.weight), head.weight.shape[0]
     row_bytes = size * exact.itemsize
+    # Multiples of 32, which matrix products like, and as even as their number allows.
     most = max(1, chunk_bytes // row_bytes)
-    # As even as their number allows, and of a length that matrix products like.
+    most = most // 32 * 32 or most
     even = math.ceil(len(rows) / max(1, math.ceil(len(rows) / most)))
     length = max(1, min(most, math.ceil(even / 32) * 32))
     block = length if hidden.is_cuda else max(1, BLOCK_BYTES // row_bytes)
