@@ -24,6 +24,10 @@ def draw(folder: Path, published: Path) -> Figure:
     runs = tables.load_runs(folder).drop_duplicates(["model", "method"])
     main = main.merge(runs[["model", "method", "kind", "references", "tau"]], on=["model", "method"])
     main = main.sort_values("kind", key=lambda kinds: kinds.map(style.order), kind="stable")
+    main["name"] = main.apply(style.label, axis=1, tau=True)
+    # Where several methods would be printed alike, all but the first of the study by the names that it gives them.
+    first = main.groupby(["model", "name"])["method"].transform("first")
+    main["name"] = main["name"].where(main["method"] == first, main["method"].str.replace("_", " "))
     paper = tables.load_published(published, "table1")
     paper = paper[paper["model"] == style.PAPER_MODEL]
     ours, theirs = main.groupby("model")["method"].nunique().max(), paper["method"].nunique()
@@ -85,7 +89,7 @@ def method_row(axes: Axes, y: float, row: pd.DataFrame, names: list[str], everyt
     """One method of the study."""
     first = row.iloc[0]
     axes.plot(0.1, y, style.marker(first["kind"]), color=style.colour(first["kind"]))
-    axes.text(0.2, y, style.label(first, tau=True), va="center")
+    axes.text(0.2, y, first["name"], va="center")
     axes.text(NAME, y, f"{first['seeds']}", ha="center", va="center")
     for place, name in enumerate(names):
         cell = row.loc[name]
@@ -97,7 +101,7 @@ def method_row(axes: Axes, y: float, row: pd.DataFrame, names: list[str], everyt
         axes.text(centre(place), y, number, ha="right", va="center", fontweight="bold" if bold else "normal")
         axes.text(centre(place), y, spread, ha="left", va="center", fontsize=style.SMALL, color="#555555")
     gain = row.loc["average"]
-    if not pd.isna(gain["difference_vs_sft"]) and first["kind"] != "sft":
+    if not pd.isna(gain["difference_vs_sft"]):
         axes.text(NAME + 0.06 + len(names) * CELL + DIFFERENCE / 2, y, difference(gain), ha="center", va="center")
 
 
