@@ -39,7 +39,7 @@ from profit.logits import (
 )
 from profit.objectives import OBJECTIVES, TokenStatistics, check_objective, logits_loss, token_terms
 
-NARROW_BYTES = 96 * 2**20
+NARROW_BYTES = 76 * 2**20
 FROM_LOGITS = ("entropy", "top_entropy")  # statistics that the head reads off the logits for an objective
 
 
@@ -75,7 +75,7 @@ def token_loss(
         count: N, by default that of this call: all target tokens, or with the normaliser `kept` those with a weight
             above zero. A step in several pieces needs the count of the whole step here.
         reference: hidden states (…, d') and head of another model, for objectives that need its logits.
-        chunk_bytes: of logits that exist at a time, by default 256 MiB, or 96 MiB while the weight holds a gradient of
+        chunk_bytes: of logits that exist at a time, by default 256 MiB, or 76 MiB while the weight holds a gradient of
             its own already (accumulation), beside which a second one is made; changes values by rounding alone.
 
     Raises:
@@ -263,8 +263,11 @@ def _columns(hidden: Tensor, head: LMHead, call: _Call, sums: _Sums, scale: Tens
             (slope,) = torch.autograd.grad(total, leaf)
             if head.softcap:
                 slope.mul_(_bend(z, head.softcap))
-            gradient = torch.arange(len(z), device=z.device), weight, slope
-        return read_targets(z, call.targets[rows], call.needs) | {"weight": weight, "loss": loss.detach()}, gradient
+            gradient = torch.arange(len(z), device=z.device), weight
+        columns = read_targets(z, call.targets[rows], call.needs) | {"weight": weight, "loss": loss.detach()}
+        if gradient is not None:
+            z.copy_(slope)
+        return columns, gradient
 
     def again(z: Tensor, rows: Tensor) -> Visited:
         bend = _bend(z, head.softcap)
@@ -295,16 +298,17 @@ def _columns(hidden: Tensor, head: LMHead, call: _Call, sums: _Sums, scale: Tens
 
 def _gradient(
     scaled: Tensor, targets: Tensor, weight: Tensor, total: Tensor, bend: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Gradient of weight x (-log p of the target) as `sweep` takes it, for the tokens with a weight.
 
     `scaled` (b, V) and `total` (b,) are what `read_targets` leaves; `bend` (b, V) is that of a soft cap.
     """
     kept = weight.nonzero().squeeze(1)
-    slope = scaled if len(kept) == len(scaled) else scaled[kept]
     # Probabilities less onehot, times the total: dividing the factor is cheaper than dividing a row.
-    slope[torch.arange(len(kept), device=kept.device), targets[kept]] -= total[kept]
-    return kept, weight[kept] / total[kept], slope if bend is None else slope.mul_(bend[kept])
+    scaled[kept, targets[kept]] -= total[kept]
+    if bend is not None:
+        scaled.mul_(bend)
+    return kept, weight[kept] / total[kept]
 
 
 def _bend(z: Tensor, softcap: float | None) -> Tensor | None:

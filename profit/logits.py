@@ -21,9 +21,9 @@ CHUNK_BYTES = 2**28  # of logits that exist at a time: 416 tokens of 151,936 ent
 BLOCK_BYTES = 2**23  # of logits that are read and rewritten while a CPU's cache holds them
 TILE = 2048  # vocabulary entries that a CPU multiplies at a time
 
-# Columns of some tokens, (b,) each, and None or the gradient of those with a weight: their places in the block (k,),
-# factors (k,) and slopes (k, V), d loss / d (W h + b) = factor x slope.
-Visited = tuple[dict[str, Tensor], tuple[Tensor, Tensor, Tensor] | None]
+# Columns of some tokens, (b,) each, and None or what has a gradient: places in the block (k,) and factors (k,). Their
+# rows of z are then slopes: d loss / d (W h + b) = factor x slope.
+Visited = tuple[dict[str, Tensor], tuple[Tensor, Tensor] | None]
 
 
 @dataclass(frozen=True)
@@ -111,12 +111,8 @@ def sweep(
             found, gradient = visit(chunk[start : start + block], part[start : start + block])
             columns.append(found)
             if gradient is not None:
-                places, factor, slope = gradient
-                target = chunk[done : done + len(places)]
-                if target.data_ptr() != slope.data_ptr():
-                    # A block that is kept whole comes as it stands in the chunk, and may overlap its new place.
-                    inside = slope.untyped_storage().data_ptr() == chunk.untyped_storage().data_ptr()
-                    target.copy_(slope.clone() if inside else slope)
+                places, factor = gradient
+                _move_rows(chunk, places + start, done)
                 done += len(places)
                 kept.append(places + start)
                 factors.append(factor)
@@ -124,6 +120,17 @@ def sweep(
             chosen = torch.cat(kept)
             add(part[chosen], states[chosen], torch.cat(factors), chunk[:done])
     return {name: torch.cat([column[name] for column in columns]) for name in (columns or [{}])[0]}
+
+
+def _move_rows(chunk: Tensor, places: Tensor, first: int) -> None:
+    """Copy rows `places`, in ascending order, to the rows from `first` on, none of which lies behind its source."""
+    if chunk.is_cuda:
+        chunk[first : first + len(places)] = chunk[places]
+        return
+    # One by one: a copy of all, of another size each time, would leave holes in a CPU's heap that add up.
+    for row, place in enumerate(places.tolist(), start=first):
+        if row != place:
+            chunk[row].copy_(chunk[place])
 
 
 def read_targets(z: Tensor, targets: Tensor, needs: Sequence[str]) -> dict[str, Tensor]:
