@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from profit.files import InputError, read_json
+from profit.scoring import numbered_items
 from profit.verifiers import boxed, check_instructions, equal, follows, runs
 
 if TYPE_CHECKING:
@@ -50,28 +51,13 @@ def check_items(items: Any, place: str | Path) -> list[dict[str, Any]]:
     Raises:
         InputError: something else, an id twice, an answer that no text could give, a package or data that is missing.
     """
-    if not isinstance(items, list) or not items:
-        found = "no items" if items == [] else type(items).__name__
-        raise InputError(f"{place}: found {found}, expected a list of items")
-    seen: set[str] = set()
-    for number, item in enumerate(items):
-        here = f"{place}: item {number}"
-        if not isinstance(item, dict):
-            raise InputError(f"{here}: found {type(item).__name__}, expected an object")
-        for key in ("id", "prompt", "answer", "kind"):
-            if not isinstance(item.get(key), str) or (key != "answer" and not item[key].strip()):
-                raise InputError(f"{here}/{key}: found {item.get(key)!r}, expected a text")
-        if item["kind"] not in FIELDS:
-            raise InputError(f"{here}/kind: found {item['kind']!r}, expected one of {', '.join(FIELDS)}")
+    for here, item in numbered_items(items, place, FIELDS):
         for module in MODULES.get(item["kind"], ()):
             if not find_spec(module):
                 raise InputError(f"{here}: found no package {module}, which kind {item['kind']} needs: pip install it")
         for key, form in FIELDS[item["kind"]].items():
             if type(item.get(key)) is not form:
                 raise InputError(f"{here}/{key}: found {item.get(key)!r}, expected a {form.__name__}")
-        if item["id"] in seen:
-            raise InputError(f"{here}/id: found {item['id']!r} twice, expected an id of its own")
-        seen.add(item["id"])
         _check_answer(item, here)
     return items
 

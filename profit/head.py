@@ -258,7 +258,7 @@ def _columns(hidden: Tensor, head: LMHead, call: _Call, sums: _Sums, scale: Tens
         with torch.set_grad_enabled(sums.wanted):
             loss = logits_loss(objective, leaf.requires_grad_(sums.wanted), call.targets[rows], other)
             total = loss.sum()
-        weight = torch.ones_like(loss, requires_grad=False)
+        weight = torch.ones_like(loss)
         if sums.wanted:
             (slope,) = torch.autograd.grad(total, leaf)
             if head.softcap:

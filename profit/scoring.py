@@ -12,6 +12,7 @@ prompt-level accuracy of IFEval (Zhou et al. 2023, arXiv 2311.07911).
 """
 
 import re
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +38,23 @@ def read_items(path: str | Path) -> list[dict[str, Any]]:
         InputError: an unreadable or empty file, or an item without a key, with an id twice, an unknown kind or check.
     """
     items = read_json(path)
+    for place, item in numbered_items(items, path, KINDS):
+        if item["kind"] != "format" and extract(f"The answer is {item['answer']}.", item["kind"]) is None:
+            raise InputError(f"{place}/answer: found {item['answer']!r}, expected a {item['kind']}")
+        if item["kind"] == "format":
+            _read_checks(item.get("checks"), place)
+    return items
+
+
+def numbered_items(items: Any, path: str | Path, kinds: Collection[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place for messages, item) of each item of a benchmark, whatever its kind: texts, known kinds, ids that differ.
+
+    Raises:
+        InputError: no list, nothing in it, or an item that is otherwise.
+    """
     if not isinstance(items, list) or not items:
-        raise InputError(
-            f"{path}: found {'no items' if items == [] else type(items).__name__}, expected a list of items"
-        )
+        found = "no items" if items == [] else type(items).__name__
+        raise InputError(f"{path}: found {found}, expected a list of items")
     seen: set[str] = set()
     for number, item in enumerate(items):
         place = f"{path}: item {number}"
@@ -49,16 +63,12 @@ def read_items(path: str | Path) -> list[dict[str, Any]]:
         for key in ("id", "prompt", "answer", "kind"):
             if not isinstance(item.get(key), str) or (key in ("id", "prompt") and not item[key].strip()):
                 raise InputError(f"{place}/{key}: found {item.get(key)!r}, expected a text")
-        if item["kind"] not in KINDS:
-            raise InputError(f"{place}/kind: found {item['kind']!r}, expected one of {', '.join(KINDS)}")
-        if item["kind"] != "format" and extract(f"The answer is {item['answer']}.", item["kind"]) is None:
-            raise InputError(f"{place}/answer: found {item['answer']!r}, expected a {item['kind']}")
-        if item["kind"] == "format":
-            _read_checks(item.get("checks"), place)
+        if item["kind"] not in kinds:
+            raise InputError(f"{place}/kind: found {item['kind']!r}, expected one of {', '.join(kinds)}")
         if item["id"] in seen:
             raise InputError(f"{place}/id: found {item['id']!r} twice, expected an id of its own")
         seen.add(item["id"])
-    return items
+        yield place, item
 
 
 def _read_checks(checks: Any, place: str) -> None:
