@@ -16,21 +16,20 @@ three sources of which two gave the same answer are two references.
 import argparse
 import hashlib
 import itertools
+import json
 import logging
-import re
 import statistics
 from collections import Counter
 from typing import Any
 
 import pandas as pd
-from pydantic import ValidationError
 
 from profit import provenance
 from profit.data import REFERENCE_COLUMNS
 from profit.files import InputError, canonical_json, write_json, write_parquet
 from profit.shapes import BadRow, Collected, Source, columns_of, exchange, same
 from profit.sources import file_rows, hub_rows
-from profit.study import unknown
+from profit.validation import validated
 
 log = logging.getLogger(__name__)
 
@@ -149,23 +148,9 @@ def _table(settings: Collected, chosen: dict[str, tuple[str, list[str]]]) -> pd.
 def parse_settings(text: str) -> Collected:
     """Read the JSON of --data; InputError names each key that is unknown, missing or out of range."""
     try:
-        return Collected.model_validate_json(text)
-    except ValidationError as error:
-        raise InputError("\n".join(_sentence(item) for item in error.errors())) from None
-
-
-def _sentence(error: Any) -> str:
-    keys = [str(key) for key in error["loc"] if key != "[key]"]
-    what = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        what = unknown(keys.pop(), (Source if len(keys) == 2 else Collected).model_fields)
-    elif error["type"] == "literal_error":
-        what = unknown(error["input"], re.findall(r"'([^']+)'", error["ctx"]["expected"]))
-    elif error["type"] == "missing":
-        what = f"not found, expected among the keys {', '.join(Collected.model_fields)}"
-    elif error["type"] != "value_error":
-        what = f"found {error['input']!r}, expected: {what[0].lower()}{what[1:]}"
-    return f"{'.'.join(['--data', *keys])}: {what}"
+        return validated(Collected, json.loads(text), "--data")
+    except json.JSONDecodeError as error:
+        raise InputError(f"--data: found no JSON ({error}), expected the data block of a study") from None
 
 
 def _lengths(texts: list[str]) -> dict[str, float]:

@@ -18,29 +18,19 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-from pydantic import Field, ValidationError
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from profit import provenance
+from profit.bases import HubModel
 from profit.data import check_tokenizer, encode
 from profit.files import InputError, read_json, write_folder, write_json
-from profit.miniature.world import Strict
+from profit.validation import validated
 
 log = logging.getLogger(__name__)
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 WANTED = (*WEIGHTS, "config.json", "generation_config.json", "tokenizer*", "*.jinja", "special_tokens_map.json",
           "vocab.json", "merges.txt", "added_tokens.json")  # fmt: skip
-
-
-class HubModel(Strict):
-    """Where a base model comes from and what its tokenizer is to be."""
-
-    source: str = Field(description="id of the hub, or a local folder")
-    revision: str | None = Field(None, description="commit, tag or branch of the hub; `python -m profit.study pin`")
-    chat_template: str | None = Field(None, description="path of a Jinja file; default: the tokenizer's own")
-    end_token: str | None = Field(None, description="token that ends an answer; default: the tokenizer's own")
-    stop_tokens: list[str] = Field([], description="further tokens that end an answer when it is sampled")
 
 
 def find_model(model: HubModel) -> Path:
@@ -129,7 +119,7 @@ def _token_id(tokenizer: PreTrainedTokenizerBase, key: str, token: str) -> int:
 
 def fetch(model: HubModel, output: str | Path) -> None:
     """Write the folder of the base model; errors as `find_model` and `prepare_tokenizer`."""
-    with provenance.job("fetch", settings=model.model_dump()) as job:
+    with provenance.job("fetch", settings=model.fetched) as job:
         folder = find_model(model)
         tokenizer = prepare_tokenizer(model, folder)
         ends = stops(model, folder, tokenizer)
@@ -143,7 +133,7 @@ def fetch(model: HubModel, output: str | Path) -> None:
             settings.eos_token_id = ends
             settings.save_pretrained(target)
             commit = folder.name if folder.parent.name == "snapshots" else None
-            write_json(target / "source.json", {**model.model_dump(), "commit": commit, "provenance": job.record()})
+            write_json(target / "source.json", {**model.fetched, "commit": commit, "provenance": job.record()})
     log.info("%s: %s, commit %s, answers end with %s", output, model.source, commit, tokenizer.eos_token)
 
 
@@ -163,12 +153,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the rule."""
     logging.basicConfig(level=logging.INFO)
     arguments = make_parser().parse_args(argv)
-    try:
-        model = HubModel.model_validate(arguments.model)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"--model: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    fetch(model, arguments.output)
+    fetch(validated(HubModel, arguments.model, "--model"), arguments.output)
 
 
 if __name__ == "__main__":

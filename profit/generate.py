@@ -11,12 +11,12 @@ import json
 import logging
 
 import pandas as pd
-from pydantic import ValidationError
 
 from profit import provenance
 from profit.files import InputError, canonical_json, write_folder, write_json, write_parquet
 from profit.miniature.items import ITEM_SETS, check_disjoint, draw_careful, draw_items, draw_references, longest_answer
 from profit.miniature.world import World
+from profit.validation import validated
 
 log = logging.getLogger(__name__)
 
@@ -80,10 +80,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     arguments = make_parser().parse_args(argv)
-    try:
-        world = World(**arguments.world)
-    except ValidationError as error:
-        raise InputError(f"world: {error}") from None
+    world = validated(World, arguments.world, "--world")
     with provenance.job("generate", {"world": arguments.world, "data": arguments.data}, world_hash(world)) as job:
         tables, items, manifest = generate(world, arguments.data, arguments.benchmarks)
         with write_folder(arguments.output_folder) as folder:

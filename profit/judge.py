@@ -30,78 +30,25 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 from tqdm import tqdm
 
 from profit.annotate import repeat_keys
 from profit.chat import Endpoint, Unanswered, send
 from profit.files import InputError, canonical_json, read_json, write_json
-from profit.judge_prompt import LABEL_MEANINGS, REPAIR, Question, prompt_hash, prompt_text, read_labels, schema
+from profit.judge_prompt import REPAIR, Question, prompt_hash, prompt_text, read_labels, schema
+from profit.judge_settings import Judge
 
 log = logging.getLogger(__name__)
 
 CHARACTERS_PER_TOKEN, TOKENS_PER_WORD, TOKENS_PER_REPLY = 3, 3, 20
 
 
-class Settings(BaseModel):
-    """The JSON of --judge: whom to ask, at what price (per million tokens, None: unknown), and how patiently."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    model: str = Field(min_length=1)
-    base_url: str
-    key_variable: str = Field("OPENAI_API_KEY", pattern="^[A-Z_][A-Z0-9_]*$")
-    prompt_price: float | None = Field(None, ge=0, allow_inf_nan=False)
-    answer_price: float | None = Field(None, ge=0, allow_inf_nan=False)
-    budget: float | None = Field(None, ge=0, allow_inf_nan=False)
-    concurrency: int = Field(4, ge=1, le=256)
-    timeout: float = Field(60.0, gt=0, allow_inf_nan=False)
-    retries: int = Field(5, ge=0)
-    backoff: float = Field(1.0, ge=0, allow_inf_nan=False)  # seconds before the first retry
-    repairs: int = Field(2, ge=0)  # how often a bad reply is asked for again
-    failures: float = Field(0.02, ge=0, le=1)  # largest share of answers without labels
-    fixed: bool = False  # ask for the third label too; the paper has two
-    temperature: float | None = Field(None, ge=0, allow_inf_nan=False)  # None: the endpoint's own
-    sample: int | None = Field(None, ge=1)  # number of prompts, None: all
-    seed: int = 0
-
-    @field_validator("base_url")
-    @classmethod
-    def plain_address(cls, value: str) -> str:
-        """Refuse what is no address, or may hold a secret."""
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
-            raise ValueError("expected http(s)://host[:port]/path without user, password or query")
-        return value
-
-    @model_validator(mode="after")
-    def priced(self) -> "Settings":
-        """A budget needs prices."""
-        if self.budget is not None and None in (self.prompt_price, self.answer_price):
-            raise ValueError("budget: found one without prompt_price and answer_price, expected both with it")
-        return self
-
-    @property
-    def labels(self) -> list[str]:
-        """Labels that the judge may give."""
-        return list(LABEL_MEANINGS)[: 3 if self.fixed else 2]
-
-    def cost(self, prompt_tokens: int, answer_tokens: int) -> float | None:
-        """Price of so many tokens, None if unknown."""
-        if self.prompt_price is None or self.answer_price is None:
-            return None
-        return (prompt_tokens * self.prompt_price + answer_tokens * self.answer_price) / 1e6
-
-    def record(self) -> dict[str, Any]:
-        """The settings for the record: of the address its host alone."""
-        return self.model_dump(exclude={"base_url"}) | {"host": urlsplit(self.base_url).hostname}
-
-
-def parse_settings(text: str | None) -> Settings:
+def parse_settings(text: str | None) -> Judge:
     """Read the JSON of --judge; InputError names each wrong key, without values that may be secret."""
-    expected = f"a JSON object with keys of {list(Settings.model_fields)}"
+    expected = f"a JSON object with keys of {list(Judge.model_fields)}"
     try:
-        return Settings(**json.loads(text or ""))
+        return Judge(**json.loads(text or ""))
     except (json.JSONDecodeError, TypeError):
         raise InputError(
             f"--judge: found {'no' if text else 'nothing or no'} JSON object, expected {expected}"
@@ -110,7 +57,7 @@ def parse_settings(text: str | None) -> Settings:
         faults = []
         for fault in error.errors():
             name = ".".join(map(str, fault["loc"]))
-            shown = name in Settings.model_fields and name not in ("base_url", "key_variable") and fault["input"] != {}
+            shown = name in Judge.model_fields and name not in ("base_url", "key_variable") and fault["input"] != {}
             found = f"found {fault['input']!r}, " if shown and fault["type"] != "missing" else ""
             faults.append(f"{name}: {found}{fault['msg'].removeprefix('Value error, ')}".removeprefix(": "))
         raise InputError(f"--judge {'; '.join(faults)}; expected {expected}") from None
@@ -132,7 +79,7 @@ class Answered(BaseModel):
     answer_tokens: int
 
 
-def ask(endpoint: Endpoint, settings: Settings, question: Question) -> Answered:
+def ask(endpoint: Endpoint, settings: Judge, question: Question) -> Answered:
     """Ask for the labels of one answer, again with the fault named while the reply has one."""
     first = question.messages(settings.labels)
     messages, words, faults = first, len(question.spans), []
@@ -160,7 +107,7 @@ def ask(endpoint: Endpoint, settings: Settings, question: Question) -> Answered:
     )  # fmt: skip
 
 
-def cache_path(cache: str | Path, settings: Settings, question: Question) -> Path:
+def cache_path(cache: str | Path, settings: Judge, question: Question) -> Path:
     """Place of an answer: hash of model, prompt version, temperature and all that the request shows."""
     content = [settings.model, prompt_hash(settings.labels), settings.temperature, question.question]
     key = canonical_json([*content, list(question.answers), question.answers[question.number]])
@@ -182,7 +129,7 @@ def read_cache(path: Path, question: Question, labels: list[str]) -> Answered | 
     return answered if answered.labels is not None else None
 
 
-def sampled(references: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+def sampled(references: pd.DataFrame, settings: Judge) -> pd.DataFrame:
     """References of `settings.sample` prompts, in order; a larger sample contains the smaller ones of its seed."""
     prompts = references.prompt_id.unique()
     keys = {name: hashlib.sha256(f"{settings.seed} {name}".encode()).digest() for name in prompts}
@@ -190,7 +137,7 @@ def sampled(references: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     return references[references.prompt_id.isin(chosen)].reset_index(drop=True)
 
 
-def estimate(questions: list[Question], settings: Settings) -> tuple[int, int, float | None]:
+def estimate(questions: list[Question], settings: Judge) -> tuple[int, int, float | None]:
     """Tokens sent, tokens labelled and their price, if each question is asked once; the rule stands above."""
     sent = [sum(len(part["content"]) for part in question.messages(settings.labels)) for question in questions]
     prompt_tokens = sum(math.ceil(characters / CHARACTERS_PER_TOKEN) for characters in sent)
@@ -199,7 +146,7 @@ def estimate(questions: list[Question], settings: Settings) -> tuple[int, int, f
     return prompt_tokens, answer_tokens, settings.cost(prompt_tokens, answer_tokens)
 
 
-def connect(settings: Settings) -> Endpoint:
+def connect(settings: Judge) -> Endpoint:
     """The endpoint of the settings; InputError without the key in the environment."""
     key = os.environ.get(settings.key_variable, "").strip()
     if not key:
@@ -214,7 +161,7 @@ def connect(settings: Settings) -> Endpoint:
 
 
 def ask_all(
-    endpoint: Endpoint, settings: Settings, todo: dict[Path, Question], names: dict[Path, str], allowed: int
+    endpoint: Endpoint, settings: Judge, todo: dict[Path, Question], names: dict[Path, str], allowed: int
 ) -> dict[Path, Answered]:
     """Ask all questions, `settings.concurrency` at a time, and cache each reply as it comes.
 
@@ -273,7 +220,7 @@ def judge_spans(references: pd.DataFrame, judge: str | None, cache: str | None) 
 
     Args:
         references: columns prompt_id, reference_id, prompt, answer.
-        judge: JSON of `Settings`.
+        judge: JSON of `Judge`.
         cache: folder of the cached answers.
 
     Returns:
@@ -324,7 +271,7 @@ def judge_spans(references: pd.DataFrame, judge: str | None, cache: str | None) 
     return table
 
 
-def account(settings: Settings, answered: dict[Path, Answered], names: dict[Path, str], cached: int) -> dict[str, Any]:
+def account(settings: Judge, answered: dict[Path, Answered], names: dict[Path, str], cached: int) -> dict[str, Any]:
     """What was asked and paid for these labels, what failed, and the text of the prompt."""
     entries = [answered[path] for path in names]
     total = {

@@ -100,6 +100,7 @@ class Method(_Settings):
         description="method whose kept share a step is copied (random), or whose scores are the reference (excess)",
     )
     seeds: Seeds = 5
+    models: Some[str] | None = Field(None, description="default: all")
 
     @model_validator(mode="after")
     def _settings_of_the_objective(self) -> "Method":

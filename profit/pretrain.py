@@ -38,6 +38,7 @@ from profit.miniature.language import base_style
 from profit.miniature.optimizer import MuonAdamW
 from profit.miniature.tokenizer import ASSISTANT, build_tokenizer
 from profit.miniature.world import Pretraining, World
+from profit.validation import validated
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +140,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     arguments = make_parser().parse_args(argv)
-    world, settings = World(**arguments.world), Pretraining(**arguments.pretraining)
+    world = validated(World, arguments.world, "--world")
+    settings = validated(Pretraining, arguments.pretraining, "--pretraining")
     manifest = read_json(arguments.data / "world.json")
     if manifest["settings"] != json.loads(world.model_dump_json()):
         raise InputError(f"{arguments.data / 'world.json'}: found another world than --world, expected the same")

@@ -185,3 +185,15 @@ BENCHMARKS = {
         "task_id",
     ),
 }  # fmt: skip
+
+
+def check_options(where: str, name: str, given: Row) -> None:
+    """Raise ValueError for an option that the benchmark `name` does not have, or of another type or value."""
+    known = BENCHMARKS[name].options
+    for key, value in given.items():
+        if key not in known:
+            raise ValueError(f"{where}: found {key!r}, expected some of {list(known)}")
+        default = known[key]
+        if value not in default if isinstance(default, tuple) else type(value) is not type(default):
+            expected = f"one of {default}" if isinstance(default, tuple) else f"a {type(default).__name__}"
+            raise ValueError(f"{where}.{key}: found {value!r}, expected {expected}")

@@ -12,15 +12,13 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
 
 from profit.answers import check_items
 from profit.files import InputError, write_json
-from profit.protocol import BENCHMARKS, GSM8K_COLUMNS, Row, solved_example
+from profit.protocol import BENCHMARKS, GSM8K_COLUMNS, Row, check_options, solved_example
 from profit.shapes import BadRow, Source
 from profit.sources import file_rows, hub_rows
+from profit.validation import validated
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +50,11 @@ def solved(options: Row, source: Source) -> list[Row]:
     """The solved questions of GSM8K's train split that begin as the option `examples` says, in its order."""
     if not options["train"] and source.file:
         raise InputError('options/train: found nothing, expected the source of the train split, {"file": …}')
-    train = read_source(options["train"]) if options["train"] else source.model_copy(update={"split": "train"})
+    train = (
+        validated(Source, options["train"], "options.train")
+        if options["train"]
+        else source.model_copy(update={"split": "train"})
+    )
     rows = list(rows_of(train, GSM8K_COLUMNS))
     items = []
     for number, opening in enumerate(options["examples"], start=1):
@@ -98,29 +100,13 @@ def _csv_rows(source: Source) -> Iterator[tuple[str, Row]]:
             raise InputError(f"{path}: found a damaged file ({error}), expected CSV") from None
 
 
-def read_source(block: Any) -> Source:
-    """Return the source that a JSON block describes: {"file"} or {"hub", "revision", "config", "split"}."""
-    try:
-        return Source.model_validate(block)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"source/{'/'.join(map(str, first['loc']))}: {first['msg']}: {block!r}") from None
-
-
 def read_options(name: str, given: Row) -> Row:
-    """Return the options of a benchmark, `given` in place of their defaults.
-
-    Raises:
-        InputError: an option that the benchmark does not have, or of another type or value.
-    """
+    """Return the options of a benchmark, `given` in place of their defaults; InputError as `check_options`."""
+    try:
+        check_options(f"{name}: options", name, given)
+    except ValueError as error:
+        raise InputError(str(error)) from None
     known = BENCHMARKS[name].options
-    for key, value in given.items():
-        if key not in known:
-            raise InputError(f"{name}/options: found {key!r}, expected some of {list(known)}")
-        default = known[key]
-        if value not in default if isinstance(default, tuple) else type(value) is not type(default):
-            expected = f"one of {default}" if isinstance(default, tuple) else f"a {type(default).__name__}"
-            raise InputError(f"{name}/options/{key}: found {value!r}, expected {expected}")
     return {key: value[0] if isinstance(value, tuple) else value for key, value in known.items()} | given
 
 
@@ -138,7 +124,7 @@ def main(argv: list[str] | None = None) -> None:
     """Write the items of one benchmark."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     arguments = make_parser().parse_args(argv)
-    source = read_source(arguments.source)
+    source = validated(Source, arguments.source, "--source")
     items = make_items(arguments.benchmark, source, arguments.options)
     write_json(arguments.output, items)
     log.info("%s: %d items of %s", arguments.benchmark, len(items), source.name)

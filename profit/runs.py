@@ -6,6 +6,7 @@ the learning rate (`sft_lr0.0003`) keep names of their own, whatever rate is cho
 """
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from profit.files import InputError, canonical_json
@@ -54,25 +55,38 @@ def runs_of(study: Study) -> dict[tuple[str, str, int], Run]:
     """
     methods: dict[str, tuple[str, dict[str, Any]]] = {}
     names: dict[str, str] = {}
-    seeds: dict[str, dict[int, list[str]]] = {}
-    for group, name, label, settings, wanted in _methods(study):
-        if group == "main":
-            names.setdefault(canonical_json(settings), name)
-        elif group != "tune":
-            name = names.setdefault(canonical_json(settings), name)
-        if methods.get(name, (label, settings))[1] != settings:
+    groups: dict[str, dict[tuple[str, int], list[str]]] = {}
+    for found in _methods(study):
+        name = found.name
+        if found.group == "main":
+            names.setdefault(canonical_json(found.settings), name)
+        elif found.group != "tune":
+            name = names.setdefault(canonical_json(found.settings), name)
+        if methods.get(name, (found.label, found.settings))[1] != found.settings:
             raise InputError(f"methods.{name}: found a name that a sweep gives to other settings, expected another")
-        methods.setdefault(name, (label, settings))
-        for seed in wanted:
-            seeds.setdefault(name, {}).setdefault(seed, []).append(group)
+        methods.setdefault(name, (found.label, found.settings))
+        for place in product(found.models or study.models, found.seeds):
+            groups.setdefault(name, {}).setdefault(place, []).append(found.group)
     runs = [
-        Run({"model": model, "method": name, "seed": seed, **settings}, label, tuple(dict.fromkeys(groups)))
+        Run(
+            {"model": model, "method": name, "seed": seed, **_on_model(study, model, settings)},
+            label,
+            tuple(dict.fromkeys(groups[name][model, seed])),
+        )
         for model in study.models
         for name, (label, settings) in methods.items()
-        for seed, groups in sorted(seeds[name].items())
+        for seed in sorted(seed for own, seed in groups[name] if own == model)
     ]
     runs.sort(key=lambda run: GROUPS.index(run.groups[0]))
     return {run.key: run for run in runs}
+
+
+def _on_model(study: Study, model: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a method, with as many answers at once as the model has room for."""
+    size = study.compute_of(model).micro_batch_size
+    if size is None or settings["training"] is None:
+        return settings
+    return {**settings, "training": {**settings["training"], "micro_batch_size": size}}
 
 
 def study_runs(runs: dict[tuple[str, str, int], Run]) -> list[Run]:
@@ -84,48 +98,84 @@ def benchmarks_of(study: Study, run: Run) -> dict[str, Benchmark]:
     """What the run is evaluated on: the study's benchmarks, or the validation problems while tuning."""
     if run.groups[0] == "tune":
         return {"validation": study.tune.validation}
-    return dict(study.benchmarks)
+    return study.asked(run.leaf["model"])
 
 
-def _methods(study: Study) -> list[tuple[str, str, str, dict[str, Any], list[int]]]:
-    """(group, name, label, settings, seeds) of the main methods, then of the sweeps in their order."""
+def listed(study: Study, runs: list[Run]) -> dict[str, Any]:
+    """A study as its tables list it: leaves with first group, evaluated checkpoints, and what is measured of them."""
+    return {
+        "name": study.name,
+        "annotators": study.analysis.annotators,
+        "tables": {
+            name: {
+                "models": [model for model in study.models if model in (table.models or study.models)],
+                "benchmarks": [item for item in study.benchmarks if item in (table.benchmarks or study.benchmarks)],
+            }
+            for name, table in study.tables.items()
+        },
+        "runs": [
+            {
+                **run.leaf,
+                "label": run.label,
+                "group": run.groups[0],
+                "evaluations": run.checkpoints,
+                "overfit": "overfitting" in run.groups,
+            }
+            for run in runs
+        ],
+    }
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A method with its settings, where it comes from and what it is run on; no models are all."""
+
+    group: str
+    name: str
+    label: str
+    settings: dict[str, Any]
+    seeds: list[int]
+    models: list[str] | None
+
+
+def _methods(study: Study) -> list[_Found]:
+    """The main methods, then those of the sweeps in their order."""
     sweeps, methods = study.sweeps, study.methods
     found = [
-        ("main", name, method.label or name, _settings(study, method), seed_list(method.seeds))
+        _Found("main", name, method.label or name, _settings(study, method), seed_list(method.seeds), method.models)
         for name, method in methods.items()
     ]
 
-    def derive(
-        group: str, base: str, suffix: str, seeds: int | list[int], keep_epochs: bool = False, **changes: Any
-    ) -> None:
+    def derive(group: str, base: str, suffix: str, sweep: Any, keep_epochs: bool = False, **changes: Any) -> None:
         method = methods[base].model_copy(update=changes)
         label = f"{methods[base].label or base} {suffix.replace('_', ' ')}"
         settings = _settings(study, method, keep_epochs)
-        found.append((group, f"{base}_{suffix}", label, settings, seed_list(seeds)))
+        models = getattr(sweep, "models", None)
+        found.append(_Found(group, f"{base}_{suffix}", label, settings, seed_list(sweep.seeds), models))
 
     if sweep := sweeps.threshold:
         for base in sweep.methods:
             for tau in sweep.tau:
-                derive("threshold", base, f"tau{tau:g}", sweep.seeds, tau=tau)
+                derive("threshold", base, f"tau{tau:g}", sweep, tau=tau)
     if sweep := sweeps.lora_rank:
         for base in sweep.methods:
             for rank in sweep.rank:
-                derive("lora_rank", base, f"rank{rank}", sweep.seeds, rank=rank)
+                derive("lora_rank", base, f"rank{rank}", sweep, rank=rank)
     if sweep := sweeps.epochs:
         for base in sweep.methods:
-            derive("epochs", base, "epochs", sweep.seeds, keep_epochs=True, epochs=sweep.epochs)
+            derive("epochs", base, "epochs", sweep, keep_epochs=True, epochs=sweep.epochs)
     if sweep := sweeps.overfitting:
         for count in sweep.references:
             for budget in sweep.budgets:
                 suffix = f"{count}ref" + ("_steps" if budget == "steps" else "")
-                derive("overfitting", sweep.method, suffix, sweep.seeds, references=count, budget=budget)
+                derive("overfitting", sweep.method, suffix, sweep, references=count, budget=budget)
     if check := study.world_check:
         method = Method(objective="sft", learning_rate=check.learning_rate, epochs=check.epochs)
         settings = _settings(study, method) | {"data": "careful"}
-        found.append(("world", "careful", "SFT on careful answers", settings, seed_list(check.seeds)))
+        found.append(_Found("world", "careful", "SFT on careful answers", settings, seed_list(check.seeds), None))
     if tune := study.tune:
         for rate in tune.learning_rates:
-            derive("tune", tune.method, f"lr{rate:g}", tune.seeds, learning_rate=rate)
+            derive("tune", tune.method, f"lr{rate:g}", tune, learning_rate=rate)
     return found
 
 
@@ -133,7 +183,7 @@ def _settings(study: Study, method: Method, keep_epochs: bool = False) -> dict[s
     """The leaf of a method without model, method and seed; defaults filled, equal work written equally."""
     objective = {"name": method.objective, **method.settings}
     if method.objective == "none":
-        nothing = dict.fromkeys(("tuning", "training", "paired_with", "budget"))
+        nothing = dict.fromkeys(("tuning", "training", "paired_with", "budget", "choice"))
         return {"objective": objective, "references": 0, "keep_epochs": False, **nothing}
     objective["normaliser"] = method.normaliser or "all"
     training = study.training.model_dump()
@@ -150,6 +200,7 @@ def _settings(study: Study, method: Method, keep_epochs: bool = False) -> dict[s
         "objective": objective,
         "data": "references",
         "references": method.references,
+        "choice": getattr(study.data, "choice", "seed"),
         "budget": method.budget if method.references > 1 else "epochs",
         "tuning": tuning,
         "training": training,

@@ -63,7 +63,20 @@ class Source(Strict):
         return self
 
 
-class Collected(Strict):
+class References(Strict):
+    """So many answers a prompt, some of them held: never trained on."""
+
+    references: Count
+    held: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _some_are_trained(self) -> "References":
+        if self.held >= self.references:
+            raise ValueError(f"held: found {self.held}, expected less than references = {self.references}")
+        return self
+
+
+class Collected(References):
     """References from real data: the sources, joined by prompt, and what is done with what they hold."""
 
     sources: Some[Source]
@@ -93,6 +106,11 @@ class Collected(Strict):
     held: Annotated[int, Field(ge=0)] = Field(
         0, description="how many of them are never trained on; 0, because only analyses of overfitting need some"
     )
+    choice: Literal["seed", "first"] = Field(
+        "seed",
+        description="which references a run of K trains on: K of each prompt drawn by its seed, since they are "
+        "exchangeable, or the first K in the order of the sources",
+    )
     prompts: Count | None = Field(None, description="most prompts to take; default: all")
     order: Literal["file", "seed"] = Field(
         "file", description="which prompts are taken: the first, which anyone can check, or the first of a permutation"
@@ -101,12 +119,6 @@ class Collected(Strict):
     bad_rows: Share = Field(
         0.01, description="largest share of bad rows in a source; above it the source is damaged or of another shape"
     )
-
-    @model_validator(mode="after")
-    def _some_are_trained(self) -> "Collected":
-        if self.held >= self.references:
-            raise ValueError(f"held: found {self.held}, expected less than references = {self.references}")
-        return self
 
 
 class BadRow(Exception):

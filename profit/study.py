@@ -1,51 +1,47 @@
 """The schema of a study: one YAML file with models, data, methods, sweeps, benchmarks and analysis.
 
 Everything is typed and an unknown key is an error, so that a typing mistake stops before any job starts. A missing key
-takes the default written here and in `profit.methods`. `profit.runs` expands the methods and sweeps.
+takes the default written here and in the modules of its block. A study is either a miniature, whose world makes
+models, references and problems, or it takes all three from the hub and from files. `profit.runs` expands methods and
+sweeps.
 
     python -m profit.study check workflow/studies/miniature.yaml
+    python -m profit.study pin workflow/studies/paper.yaml
     python -m profit.study schema > workflow/studies/study.schema.json
 """
 
 import argparse
-import difflib
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
+from profit.bases import Base, Compute, Decoding, HubModel, Miniature
 from profit.files import InputError
+from profit.judge_settings import Judge
 from profit.methods import Count, Lora, Method, Name, Positive, Seed, Seeds, Some, Training
-from profit.miniature.world import ITEM_SET_NAMES, Pretraining, Share, Strict, World
+from profit.miniature.world import ITEM_SET_NAMES, Share, Strict, World
+from profit.protocol import BENCHMARKS, check_options
 from profit.settings import conflict
+from profit.shapes import Collected, References, Source
 from profit.strict_yaml import line_of, load_yaml
+from profit.validation import either, sentences, unknown
 
 TASKS = Path(__file__).resolve().parent.parent / "workflow" / "benchmarks"
 
-
-class Model(Strict):
-    """A base model; `miniature` is pretrained by the study itself."""
-
-    source: Literal["miniature"] = "miniature"
-    pretraining: Pretraining = Pretraining()
+# Models are called what the paper calls them: Qwen3-0.6B-Base.
+ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$")]
 
 
-class Data(Strict):
-    """The references: `prompts` problems with `references` answers each, of which `held` are never trained on."""
+class Generated(References):
+    """References of a miniature: `prompts` problems with `references` answers each, and those of the world's check."""
 
     prompts: Count = 300
     references: Count = 8
     held: Annotated[int, Field(ge=0)] = 3
     careful: Annotated[int, Field(ge=0)] = Field(1000, description="fresh prompts, answered in the base's own wording")
-
-    @model_validator(mode="after")
-    def _some_are_trained(self) -> "Data":
-        if self.held >= self.references:
-            raise ValueError(f"held: found {self.held}, expected less than references = {self.references}")
-        return self
 
 
 class ThresholdSweep(Strict):
@@ -54,6 +50,7 @@ class ThresholdSweep(Strict):
     methods: Some[Name]
     tau: Some[Share]
     seeds: Seeds = 1
+    models: Some[ModelName] | None = Field(None, description="default: all")
 
 
 class RankSweep(Strict):
@@ -62,6 +59,7 @@ class RankSweep(Strict):
     methods: Some[Name]
     rank: Some[Count]
     seeds: Seeds = 1
+    models: Some[ModelName] | None = Field(None, description="default: all")
 
 
 class EpochSweep(Strict):
@@ -70,6 +68,7 @@ class EpochSweep(Strict):
     methods: Some[Name]
     epochs: Count
     seeds: Seeds = 1
+    models: Some[ModelName] | None = Field(None, description="default: all")
 
 
 class OverfittingSweep(Strict):
@@ -78,7 +77,9 @@ class OverfittingSweep(Strict):
     method: Name
     references: Some[Count]
     budgets: Some[Literal["steps", "epochs"]] = ["steps", "epochs"]
+    benchmark: Name = Field("same_length", description="the diversity of whose answers is measured")
     seeds: Seeds = 3
+    models: Some[ModelName] | None = Field(None, description="default: all")
 
 
 class Sweeps(Strict):
@@ -94,12 +95,17 @@ class Benchmark(Strict):
     """An lm-eval task of workflow/benchmarks with its problems and limits."""
 
     task: Name
-    questions: Count = 100
+    questions: Count = Field(100, description="made by the world, or expected of the source")
     samples: Count = Field(2, description="answers a question; accuracy is their mean")
     max_new_tokens: Count
-    tight_tokens: Count = Field(description="a second limit: correct answers within it count for accuracy_tight")
+    tight_tokens: Count | None = Field(
+        None, description="a second limit: correct answers within it count for accuracy_tight; default: the first"
+    )
     chance: Share = 0.0
     paper: str | None = Field(None, description="benchmark of the paper in whose place it stands")
+    source: Source | None = Field(None, description="real problems: a data set of the hub, or local files")
+    protocol: Literal[tuple(BENCHMARKS)] | None = Field(None, description="default: the benchmark's name")
+    options: dict[str, Any] = Field({}, description="of the protocol; profit/protocol.py lists them")
 
     @model_validator(mode="after")
     def _task_exists(self) -> "Benchmark":
@@ -107,6 +113,18 @@ class Benchmark(Strict):
         if self.task not in tasks:
             raise ValueError(f"task: {unknown(self.task, tasks)}")
         return self
+
+    @property
+    def tight(self) -> int:
+        """The second limit."""
+        return self.tight_tokens or self.max_new_tokens
+
+
+class Table(Strict):
+    """A table of results: its average is that of these benchmarks, which its models are asked."""
+
+    models: Some[ModelName] | None = Field(None, description="default: all")
+    benchmarks: Some[Name] | None = Field(None, description="default: all")
 
 
 class Tune(Strict):
@@ -126,41 +144,128 @@ class WorldCheck(Strict):
     seeds: Seeds = 3
 
 
-class Decoding(Strict):
-    """Sampling of answers, the paper's by default; the batch size decides speed and memory alone."""
-
-    temperature: Positive = 0.7
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.8
-    top_k: Count = 20
-    batch_size: Count = 100
-
-
 class Analysis(Strict):
     """Correlation of probability with importance."""
 
-    annotators: Some[Literal["truth", "agreement"]] = ["truth", "agreement"]
+    annotators: list[Literal["truth", "agreement", "llm"]] = Field(
+        ["truth", "agreement"], description="truth: of a miniature alone; agreement: of at least two references"
+    )
+    judge: Judge | None = Field(None, description="of annotator llm")
     taus: Some[Share] = [0.1, 0.3, 0.5, 0.7, 0.9]
     resamples: Count = Field(999_999, description="of prompts, for the permutation test")
     bootstrap: Count = Field(2000, description="of prompts, for intervals")
     seed: int = 0
 
 
+def _data_class(content: Any) -> type[Strict]:
+    return Collected if isinstance(content, dict) and "sources" in content else Generated
+
+
 class Study(Strict):
     """A whole study."""
 
     name: Name
-    models: dict[Name, Model] = Field(min_length=1)
-    world: World = World()
-    data: Data = Data()
+    models: dict[ModelName, Base] = Field(min_length=1)
+    world: World = Field(World(), description="of a miniature")
+    data: either(_data_class, Generated, Collected) = Generated()
     training: Training = Training()
     lora: Lora = Lora()
     methods: dict[Name, Method] = Field(min_length=1)
     sweeps: Sweeps = Sweeps()
     world_check: WorldCheck | None = None
     tune: Tune | None = None
-    benchmarks: dict[Literal[ITEM_SET_NAMES], Benchmark] = Field(min_length=1)
+    benchmarks: dict[Name, Benchmark] = Field(min_length=1)
+    tables: dict[Name, Table] = Field({"table1": Table()}, min_length=1)
     decoding: Decoding = Decoding()
     analysis: Analysis = Analysis()
+
+    @property
+    def miniature(self) -> bool:
+        """Whether a world makes models, references and problems."""
+        return isinstance(self.data, Generated)
+
+    @property
+    def labels(self) -> str | None:
+        """The annotator whose labels follow the references into training: one that leaves no answer out."""
+        return next((name for name in ("truth", "agreement") if name in self.analysis.annotators), None)
+
+    def compute_of(self, model: str) -> Compute:
+        """How a model is held and run."""
+        base = self.models[model]
+        return base.compute if isinstance(base, HubModel) else Compute()
+
+    def decoding_of(self, model: str) -> Decoding:
+        """How a model's answers are sampled."""
+        return getattr(self.models[model], "decoding", None) or self.decoding
+
+    def asked(self, model: str) -> dict[str, Benchmark]:
+        """The benchmarks of all tables that a model is in, in the study's order."""
+        tables = [table for table in self.tables.values() if model in (table.models or self.models)]
+        names = {name for table in tables for name in (table.benchmarks or self.benchmarks)}
+        return {name: item for name, item in self.benchmarks.items() if name in names}
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Study":
+        for name, model in self.models.items():
+            if isinstance(model, Miniature) != self.miniature:
+                expected = (
+                    "miniature without data.sources" if self.miniature else "the hub or a folder with data.sources"
+                )
+                raise ValueError(f"models.{name}.source: found {model.source!r}, expected {expected}")
+            each = self.compute_of(name)
+            together = (each.micro_batch_size or self.training.micro_batch_size) * each.processes
+            if self.training.batch_size % together:
+                expected = f"a divisor of training.batch_size = {self.training.batch_size}"
+                raise ValueError(f"models.{name}.compute: found {together} answers at once, expected {expected}")
+        for key in ("world", "world_check", "tune") if not self.miniature else ():
+            if key in self.model_fields_set and getattr(self, key) is not None:
+                raise ValueError(f"{key}: found it with data.sources, expected it in a miniature alone")
+        for name, item in self.benchmarks.items():
+            self._has_problems(name, item)
+        return self
+
+    def _has_problems(self, name: str, item: Benchmark) -> None:
+        where = f"benchmarks.{name}"
+        if self.miniature:
+            if name not in ITEM_SET_NAMES:
+                raise ValueError(f"{where}: {unknown(name, ITEM_SET_NAMES)}")
+            given = [key for key in ("source", "protocol", "options") if getattr(item, key)]
+            if given:
+                raise ValueError(f"{where}.{given[0]}: found it in a miniature, whose world makes the problems")
+            return
+        if item.source is None:
+            raise ValueError(f"{where}.source: found none, expected where its problems are: {{file: …}} or {{hub: …}}")
+        if (item.protocol or name) not in BENCHMARKS:
+            raise ValueError(f"{where}.protocol: {unknown(item.protocol or name, BENCHMARKS)}")
+        check_options(f"{where}.options", item.protocol or name, item.options)
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "Study":
+        blocks = {f"methods.{name}": method for name, method in self.methods.items()}
+        blocks |= {f"sweeps.{name}": sweep for name, sweep in self.sweeps if sweep}
+        blocks |= {f"tables.{name}": table for name, table in self.tables.items()}
+        for where, block in blocks.items():
+            for key, known in (("models", self.models), ("benchmarks", self.benchmarks)):
+                for name in getattr(block, key, None) or ():
+                    if name not in known:
+                        raise ValueError(f"{where}.{key}: {unknown(name, known)}")
+        for name in self.models:
+            if not self.asked(name):
+                raise ValueError(f"tables: found none with model {name}, expected every model in one")
+        return self
+
+    @model_validator(mode="after")
+    def _annotators_fit(self) -> "Study":
+        names, where = self.analysis.annotators, "analysis.annotators"
+        if "truth" in names and not self.miniature:
+            raise ValueError(f"{where}: found truth with data.sources, expected agreement, llm or neither ([])")
+        if "agreement" in names and self.data.references < 2:
+            raise ValueError(f"{where}: found agreement with data.references = 1, expected at least 2")
+        if ("llm" in names) != (self.analysis.judge is not None):
+            raise ValueError("analysis.judge: expected with annotator llm, and with it alone")
+        if len(set(names)) != len(names) or self.miniature and "truth" not in names:
+            raise ValueError(f"{where}: found {names}, expected each once, and truth in a miniature")
+        return self
 
     @model_validator(mode="after")
     def _methods_fit(self) -> "Study":
@@ -186,8 +291,11 @@ class Study(Strict):
             self._lone_method("sweeps.overfitting.method", sweep.method)
             for count in sweep.references:
                 self._enough_references("sweeps.overfitting.references", count)
-            if "same_length" not in self.benchmarks:
-                raise ValueError("sweeps.overfitting: found no benchmark same_length, on which it measures diversity")
+            if lacking := [name for name in sweep.models or self.models if sweep.benchmark not in self.asked(name)]:
+                what = f"found {sweep.benchmark!r}, expected a benchmark that {lacking[0]} is asked (tables)"
+                raise ValueError(f"sweeps.overfitting.benchmark: {what}")
+            if not self.data.held:
+                raise ValueError("data.held: found 0, expected references to compare with (sweeps.overfitting)")
         return self
 
     @model_validator(mode="after")
@@ -219,6 +327,8 @@ class Study(Strict):
         paired = self._lone_method(f"{where}.paired_with", name)
         if lacking := sorted(set(seed_list(method.seeds)) - set(seed_list(paired.seeds))):
             raise ValueError(f"{where}.seeds: found {lacking}, expected only seeds of {name}")
+        if outside := sorted(set(method.models or self.models) - set(paired.models or self.models)):
+            raise ValueError(f"{where}.models: found {outside}, expected only models of {name}")
         # A random mask copies the pair's steps; excess reads its scores alone.
         for key in ("epochs", "references", "budget") if method.objective == "random" else ():
             own, other = (getattr(item, key) or self.training.epochs for item in (method, paired))
@@ -243,63 +353,16 @@ def load_study(path: str | Path) -> Study:
     """
     content, node = load_yaml(path)
     if not isinstance(content, dict):
-        raise InputError(f"{path}: found {type(content).__name__}, expected a mapping with the keys {_keys(Study)}")
+        raise InputError(
+            f"{path}: found {type(content).__name__}, expected a mapping with the keys {list(Study.model_fields)}"
+        )
     try:
         return Study.model_validate(content)
     except ValidationError as error:
-        sentences: dict[str, list[str]] = {}
-        for item in error.errors():
-            where, what = _sentence(path, node, item)
-            sentences.setdefault(where, []).append(what)
-        raise InputError("\n".join(f"{where}: {', or '.join(what)}" for where, what in sentences.items())) from None
-
-
-def unknown(found: Any, allowed: Any) -> str:
-    """A sentence that names what was found, the nearest allowed name, and all allowed names."""
-    names = [str(name) for name in allowed]
-    near = difflib.get_close_matches(str(found), names, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"found {str(found)!r}, expected one of {', '.join(names)}{hint}"
-
-
-def _sentence(path: str | Path, node: yaml.Node, error: Any) -> tuple[str, str]:
-    """One pydantic error as ("file:line: key.path", "found …, expected …")."""
-    keys = tuple(key for key in error["loc"] if key != "[key]" and not str(key).startswith(("list[", "constrained")))
-    what = error["msg"].removeprefix("Value error, ")
-    kind = error["type"]
-    if kind == "value_error":
-        inner, _, rest = what.partition(": ")
-        keys, what = (*keys, *inner.split(".")), rest
-    elif kind == "extra_forbidden":
-        what = unknown(keys[-1], _keys(_schema_at(keys[:-1])))
-        keys = keys[:-1]
-    elif kind == "literal_error":
-        what = unknown(
-            error["input"], [part.strip("' ") for part in error["ctx"]["expected"].replace(" or ", ", ").split(",")]
-        )
-    elif kind == "missing":
-        what = f"not found, expected among the keys {_keys(_schema_at(keys[:-1]))}"
-    else:
-        what = f"found {error['input']!r}, expected: {what[0].lower()}{what[1:]}"
-    return f"{path}:{line_of(node, keys)}: {'.'.join(str(key) for key in keys) or 'study'}", what
-
-
-def _keys(schema: Any) -> list[str]:
-    return list(schema.model_fields) if schema is not None else []
-
-
-def _schema_at(keys: tuple[Any, ...]) -> type[BaseModel] | None:
-    """The block of the schema that the key path leads to."""
-    schema: Any = Study
-    for key in keys:
-        schema = schema.model_fields[key].annotation if _is_block(schema) else get_args(schema)[-1]
-        if not _is_block(schema) and get_origin(schema) is not dict:
-            schema = next((part for part in get_args(schema) if _is_block(part)), schema)
-    return schema if _is_block(schema) else None
-
-
-def _is_block(schema: Any) -> bool:
-    return isinstance(schema, type) and issubclass(schema, BaseModel)
+        found: dict[str, list[str]] = {}
+        for keys, what in sentences(Study, error):
+            found.setdefault(f"{path}:{line_of(node, keys)}: {'.'.join(map(str, keys)) or 'study'}: ", []).append(what)
+        raise InputError("\n".join(f"{where}{', or '.join(what)}" for where, what in found.items())) from None
 
 
 def json_schema() -> str:

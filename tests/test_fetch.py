@@ -118,5 +118,5 @@ def test_a_missing_shard_is_named(model_folder: Path, tmp_path: Path) -> None:
 
 
 def test_unknown_options_are_refused(tmp_path: Path, model_folder: Path) -> None:
-    with pytest.raises(InputError, match="--model: endtoken: Extra inputs"):
+    with pytest.raises(InputError, match="--model: found .endtoken., expected one of source"):
         run(tmp_path, source=model_folder, endtoken="<end>")

@@ -499,7 +499,7 @@ def test_a_sample_is_of_prompts_and_nested() -> None:
     references = frame_of(**{f"p{number}": ["x", "y"] for number in range(20)})
 
     def prompts(**changes: Any) -> set[str]:
-        chosen = judge.Settings(model="m", base_url="http://h/v1", **changes)
+        chosen = judge.Judge(model="m", base_url="http://h/v1", **changes)
         sample = judge.sampled(references, chosen)
         assert list(sample.prompt_id) == [name for name in references.prompt_id if name in set(sample.prompt_id)]
         return set(sample.prompt_id)

@@ -11,7 +11,14 @@ from profit import questions
 from profit.answers import score
 from profit.files import InputError, read_json
 from profit.protocol import BENCHMARKS, EXAMPLES
-from profit.questions import make_items, read_source
+from profit.questions import make_items
+from profit.shapes import Source
+from profit.validation import validated
+
+
+def read_source(block):
+    return validated(Source, block, "source")
+
 
 TASKS = Path(__file__).parent.parent / "workflow" / "benchmarks"
 GSM8K = Path(__file__).parent.parent.parent / "shared" / "data"
@@ -227,10 +234,10 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("gpqa_diamond", {"sed": 1}, "gpqa_diamond/options: found 'sed', expected some of ['seed', 'order', 'take'"),
-        ("gpqa_diamond", {"seed": "1"}, "gpqa_diamond/options/seed: found '1', expected a int"),
-        ("gpqa_diamond", {"take": "any"}, "options/take: found 'any', expected one of ('first', 'last')"),
-        ("gsm8k", {"commas": 1}, "options/commas: found 1, expected a bool"),
+        ("gpqa_diamond", {"sed": 1}, "gpqa_diamond: options: found 'sed', expected some of ['seed', 'order', 'take'"),
+        ("gpqa_diamond", {"seed": "1"}, "gpqa_diamond: options.seed: found '1', expected a int"),
+        ("gpqa_diamond", {"take": "any"}, "options.take: found 'any', expected one of ('first', 'last')"),
+        ("gsm8k", {"commas": 1}, "options.commas: found 1, expected a bool"),
         ("math_500", {"take": "last"}, "options: found 'take', expected some of []"),
         ("gsm8k_official", {}, "options/train: found nothing, expected the source of the train split"),
     ],

@@ -1,0 +1,81 @@
+"""The blocks of a study that say what a base model is, how it is run and how it answers.
+
+`source: miniature` is pretrained by the study itself; any other source is an id of the hub or a local folder, with the
+template and the end token of its chats stated, because what a base lacks or leaves open is never guessed.
+
+No command: used by profit.study, whose `check` reads these blocks. Imports pydantic alone.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from profit.methods import Count, Positive
+from profit.miniature.world import Pretraining, Strict
+from profit.validation import either
+
+
+class Decoding(Strict):
+    """Sampling of answers, the paper's by default (App. B); the batch size decides speed and memory alone."""
+
+    temperature: Positive = 0.7
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.8
+    top_k: int = Field(20, ge=0, description="0: all tokens")
+    batch_size: Count = 100
+
+
+class Compute(Strict):
+    """How a model is held and run; of these, only the precision moves a number by more than rounding."""
+
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="bfloat16: trained weights stay in float32 and compute in bfloat16 (autocast), frozen ones and "
+        "those that only score or answer are bfloat16 themselves",
+    )
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    gradient_checkpointing: bool = Field(False, description="a third more time for much less memory")
+    processes: Count = Field(1, description="of one training: as many GPUs, weights sharded among them (FSDP)")
+    micro_batch_size: Count | None = Field(None, description="answers at once on a GPU; default: that of training")
+    backend: Literal["hf", "vllm"] = Field("hf", description="who samples the answers to benchmarks")
+    evaluation_gpus: Count = Field(1, description="of one evaluation with vllm (tensor parallel)")
+
+    @model_validator(mode="after")
+    def _backend_has_its_gpus(self) -> "Compute":
+        if self.evaluation_gpus > 1 and self.backend == "hf":
+            raise ValueError(f"evaluation_gpus: found {self.evaluation_gpus}, expected 1 with backend hf")
+        return self
+
+
+class Miniature(Strict):
+    """A base model that the study pretrains itself, on the documents of its world."""
+
+    source: Literal["miniature"] = "miniature"
+    pretraining: Pretraining = Pretraining()
+
+
+class HubModel(Strict):
+    """Where a base model comes from, what its tokenizer is to be, and how it is run."""
+
+    source: str = Field(min_length=1, description="id of the hub, or a local folder")
+    revision: str | None = Field(None, description="commit, tag or branch of the hub; `python -m profit.study pin`")
+    chat_template: str | None = Field(None, description="path of a Jinja file; default: the tokenizer's own")
+    end_token: str | None = Field(None, description="token that ends an answer; default: the tokenizer's own")
+    stop_tokens: list[str] = Field([], description="further tokens that end an answer when it is sampled")
+    parameters: Positive | None = Field(None, description="billions of them, for predictions of time and memory")
+    compute: Compute = Compute()
+    decoding: Decoding | None = Field(None, description="default: that of the study")
+
+    @property
+    def fetched(self) -> dict[str, Any]:
+        """What decides the folder that rule `fetch` writes."""
+        return self.model_dump(include={"source", "revision", "chat_template", "end_token", "stop_tokens"})
+
+
+def _class_of(content: Any) -> type[Strict]:
+    if not isinstance(content, dict):
+        return Miniature
+    own = content.get("source", "miniature") == "miniature" or "pretraining" in content
+    return Miniature if own else HubModel
+
+
+Base = either(_class_of, Miniature, HubModel)
