@@ -61,6 +61,9 @@ class HubModel(Strict):
     chat_template: str | None = Field(None, description="path of a Jinja file; default: the tokenizer's own")
     end_token: str | None = Field(None, description="token that ends an answer; default: the tokenizer's own")
     stop_tokens: list[str] = Field([], description="further tokens that end an answer when it is sampled")
+    max_new_tokens: Count | None = Field(
+        None, description="most of them in an answer, whatever a benchmark allows, where the context is short"
+    )
     parameters: Positive | None = Field(None, description="billions of them, for predictions of time and memory")
     compute: Compute = Compute()
     decoding: Decoding | None = Field(None, description="default: that of the study")

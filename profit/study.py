@@ -12,6 +12,7 @@ sweeps.
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -117,7 +118,7 @@ class Benchmark(Strict):
     @property
     def tight(self) -> int:
         """The second limit."""
-        return self.tight_tokens or self.max_new_tokens
+        return min(self.tight_tokens or self.max_new_tokens, self.max_new_tokens)
 
 
 class Table(Strict):
@@ -199,10 +200,15 @@ class Study(Strict):
         return getattr(self.models[model], "decoding", None) or self.decoding
 
     def asked(self, model: str) -> dict[str, Benchmark]:
-        """The benchmarks of all tables that a model is in, in the study's order."""
+        """The benchmarks of all tables that a model is in, in the study's order, capped as its context needs."""
         tables = [table for table in self.tables.values() if model in (table.models or self.models)]
         names = {name for table in tables for name in (table.benchmarks or self.benchmarks)}
-        return {name: item for name, item in self.benchmarks.items() if name in names}
+        most = getattr(self.models[model], "max_new_tokens", None) or math.inf
+        return {
+            name: item.model_copy(update={"max_new_tokens": min(item.max_new_tokens, most)})
+            for name, item in self.benchmarks.items()
+            if name in names
+        }
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Study":
