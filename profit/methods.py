@@ -15,6 +15,8 @@ from profit.miniature.world import Share, Strict
 from profit.settings import OBJECTIVE_SETTINGS, SETTINGS, Setting, conflict
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.]*$")]
+# Models are called what the paper calls them: Qwen3-0.6B-Base.
+ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$")]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -100,7 +102,7 @@ class Method(_Settings):
         description="method whose kept share a step is copied (random), or whose scores are the reference (excess)",
     )
     seeds: Seeds = 5
-    models: Some[str] | None = Field(None, description="default: all")
+    models: Some[ModelName] | None = Field(None, description="default: all")
 
     @model_validator(mode="after")
     def _settings_of_the_objective(self) -> "Method":
@@ -131,3 +133,8 @@ class Method(_Settings):
         if filled.get("direction") != "middle":
             filled.pop("tau_high", None)
         return filled
+
+
+def seed_list(seeds: int | list[int]) -> list[int]:
+    """The seeds themselves: 5 means 0 to 4."""
+    return list(range(seeds)) if isinstance(seeds, int) else seeds

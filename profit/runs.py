@@ -10,8 +10,8 @@ from itertools import product
 from typing import Any
 
 from profit.files import InputError, canonical_json
-from profit.methods import Method
-from profit.study import Benchmark, Study, seed_list
+from profit.methods import Method, seed_list
+from profit.study import Benchmark, Study
 
 GROUPS = ("main", "threshold", "lora_rank", "epochs", "overfitting", "world", "tune")
 

@@ -17,23 +17,21 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from profit.bases import Base, Compute, Decoding, HubModel, Miniature
 from profit.files import InputError
 from profit.judge_settings import Judge
-from profit.methods import Count, Lora, Method, Name, Positive, Seed, Seeds, Some, Training
+from profit.methods import Count, Lora, Method, ModelName, Name, Positive, Seed, Some, Training, seed_list
 from profit.miniature.world import ITEM_SET_NAMES, Share, Strict, World
 from profit.protocol import BENCHMARKS, check_options
 from profit.settings import conflict
 from profit.shapes import Collected, References, Source
 from profit.strict_yaml import line_of, load_yaml
+from profit.sweeps import Sweeps, WorldCheck
 from profit.validation import either, sentences, unknown
 
 TASKS = Path(__file__).resolve().parent.parent / "workflow" / "benchmarks"
-
-# Models are called what the paper calls them: Qwen3-0.6B-Base.
-ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$")]
 
 
 class Generated(References):
@@ -43,53 +41,6 @@ class Generated(References):
     references: Count = 8
     held: Annotated[int, Field(ge=0)] = 3
     careful: Annotated[int, Field(ge=0)] = Field(1000, description="fresh prompts, answered in the base's own wording")
-
-
-class ThresholdSweep(Strict):
-    """Each method at each tau."""
-
-    methods: Some[Name]
-    tau: Some[Share]
-    seeds: Seeds = 1
-    models: Some[ModelName] | None = Field(None, description="default: all")
-
-
-class RankSweep(Strict):
-    """Each method tuned by LoRA of each rank."""
-
-    methods: Some[Name]
-    rank: Some[Count]
-    seeds: Seeds = 1
-    models: Some[ModelName] | None = Field(None, description="default: all")
-
-
-class EpochSweep(Strict):
-    """One run a method and seed of so many epochs, each epoch's checkpoint evaluated."""
-
-    methods: Some[Name]
-    epochs: Count
-    seeds: Seeds = 1
-    models: Some[ModelName] | None = Field(None, description="default: all")
-
-
-class OverfittingSweep(Strict):
-    """One method on more and more references a prompt, at equal steps and at equal epochs."""
-
-    method: Name
-    references: Some[Count]
-    budgets: Some[Literal["steps", "epochs"]] = ["steps", "epochs"]
-    benchmark: Name = Field("same_length", description="the diversity of whose answers is measured")
-    seeds: Seeds = 3
-    models: Some[ModelName] | None = Field(None, description="default: all")
-
-
-class Sweeps(Strict):
-    """Descriptive sweeps; a sweep that is left out is not run and its figure not drawn."""
-
-    threshold: ThresholdSweep | None = None
-    lora_rank: RankSweep | None = None
-    epochs: EpochSweep | None = None
-    overfitting: OverfittingSweep | None = None
 
 
 class Benchmark(Strict):
@@ -135,14 +86,6 @@ class Tune(Strict):
     learning_rates: Some[Positive]
     seeds: Some[Seed]
     validation: Benchmark
-
-
-class WorldCheck(Strict):
-    """SFT on the careful answers: what it gains over the base is what there is to learn in this world."""
-
-    learning_rate: Positive = 3e-4
-    epochs: Count = 1
-    seeds: Seeds = 3
 
 
 class Analysis(Strict):
@@ -344,11 +287,6 @@ class Study(Strict):
     def _enough_references(self, where: str, count: int) -> None:
         if count > (most := self.data.references - self.data.held):
             raise ValueError(f"{where}: found {count}, expected at most data.references - data.held = {most}")
-
-
-def seed_list(seeds: int | list[int]) -> list[int]:
-    """The seeds themselves: 5 means 0 to 4."""
-    return list(range(seeds)) if isinstance(seeds, int) else seeds
 
 
 def load_study(path: str | Path) -> Study:
