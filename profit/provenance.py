@@ -25,7 +25,10 @@ from profit.__main__ import CLIENT_SECONDS
 from profit.code_version import code_version
 from profit.files import canonical_json, read_parquet_metadata
 
-PACKAGES = ("torch", "transformers", "peft", "lm_eval", "snakemake")
+PACKAGES = (
+    "torch", "transformers", "peft", "accelerate", "lm_eval", "snakemake", "math-verify", "sympy", "nltk", "langdetect",
+    "vllm",
+)  # fmt: skip
 
 
 class Job:

@@ -1,9 +1,9 @@
 # What the base model thinks of every reference token, who calls it core, and how the two go together.
 rule score:
     input:
-        model=f"{RESULTS}/models/{{model}}",
+        model=MODEL,
         tuned=scored_run,
-        references=rules.generate.output.references,
+        references=REFERENCES,
     output:
         f"{RESULTS}/scores/{{model}}/{{scored}}.parquet",
     log:
@@ -20,12 +20,14 @@ rule score:
     params:
         code=code("score"),
         tuned=lambda wildcards, input: f"--tuned {input.tuned}" if input.tuned else "",
+        compute=compute_option,
+        length=length_option,
     message:
         "Score the reference tokens under {wildcards.model}/{wildcards.scored}"
     shell:
         "PROFIT_GPUS={resources.gpu}"
         " python -m profit score --model {input.model} {params.tuned} --references {input.references}"
-        " --output {output} > {log} 2>&1"
+        " {params.compute} {params.length} --output {output} > {log} 2>&1"
 
 
 rule annotate:
@@ -45,17 +47,45 @@ rule annotate:
         runtime=10,
     params:
         code=code("annotate", lambda wildcards: wildcards.annotator),
+        judge=judge_options,
     message:
         "Annotate the {wildcards.data} by {wildcards.annotator}"
     shell:
-        "python -m profit annotate --annotator {wildcards.annotator} --references {input} --output {output} > {log} 2>&1"
+        "python -m profit annotate --annotator {wildcards.annotator} {params.judge} --references {input} --output {output}"
+        " > {log} 2>&1"
+
+
+rule agreement:
+    input:
+        references=REFERENCES,
+        annotations=expand(rules.annotate.output, data="references", annotator=COMPARED),
+    output:
+        f"{RESULTS}/agreement/references.json",
+    log:
+        f"{RESULTS}/logs/agreement/references.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/agreement/references.jsonl"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        code=code("agreement"),
+        names=COMPARED,
+    message:
+        "Compare the labels of {params.names}"
+    shell:
+        "python -m profit agreement --first {input.annotations[0]} --second {input.annotations[1]}"
+        " --names {params.names} --references {input.references} --output {output} > {log} 2>&1"
 
 
 rule correlate:
     input:
         scores=expand(rules.score.output, scored="base", allow_missing=True),
         annotations=expand(rules.annotate.output, data="references", allow_missing=True),
-        truth=expand(rules.annotate.output, data="references", annotator="truth"),
+        truth=expand(rules.annotate.output, data="references", annotator=["truth"] if study.labels == "truth" else []),
     output:
         summary=f"{RESULTS}/correlation/{{model}}/{{annotator}}.json",
         densities=f"{RESULTS}/correlation/{{model}}/{{annotator}}.densities.parquet",
@@ -72,21 +102,22 @@ rule correlate:
     params:
         code=code("correlate"),
         settings=correlation_settings,
+        truth=lambda wildcards, input: f"--truth {input.truth}" if input.truth else "",
     message:
         "Correlate probability under {wildcards.model} with importance by {wildcards.annotator}"
     shell:
-        "python -m profit correlate --scores {input.scores} --annotations {input.annotations} --truth {input.truth}"
+        "python -m profit correlate --scores {input.scores} --annotations {input.annotations} {params.truth}"
         " --settings {params.settings:q} --output {output.summary} --densities {output.densities} > {log} 2>&1"
 
 
 rule overfit:
     input:
-        base=f"{RESULTS}/models/{{model}}",
+        base=MODEL,
         tuned=rules.train.output.model,
         summary=rules.train.output.summary,
-        references=rules.generate.output.references,
+        references=REFERENCES,
         scores=expand(rules.score.output, scored="base", allow_missing=True),
-        annotations=expand(rules.annotate.output, data="references", annotator="truth"),
+        annotations=labels_of,
         samples=f"{RESULTS}/evaluations/{{model}}/{{method}}/seed{{seed}}/final/samples.parquet",
     output:
         f"{RESULTS}/overfit/{{model}}/{{method}}/seed{{seed}}.json",
@@ -104,10 +135,15 @@ rule overfit:
     params:
         code=code("overfit"),
         run=leaf,
+        compute=compute_option,
+        length=length_option,
+        labels=labels_option,
+        diversity=lambda wildcards: study.sweeps.overfitting.benchmark,
     message:
         "Measure the overfitting of {wildcards.model}/{wildcards.method}, seed {wildcards.seed}"
     shell:
         "PROFIT_GPUS={resources.gpu}"
         " python -m profit overfit --run {params.run:q} --model {input.base} --tuned {input.tuned}"
-        " --references {input.references} --base-scores {input.scores} --annotations {input.annotations}"
-        " --train {input.summary} --samples {input.samples} --output {output} > {log} 2>&1"
+        " --references {input.references} --base-scores {input.scores} {params.labels}"
+        " {params.compute} {params.length} --train {input.summary} --samples {input.samples}"
+        " --benchmark {params.diversity} --output {output} > {log} 2>&1"

@@ -1,5 +1,9 @@
 # Helpers of the rules: the study, where its files stand, and what each job is told.
+import hashlib
 import os
+import re
+import shlex
+from glob import glob
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -9,7 +13,7 @@ from profit.code_version import code_version
 from profit.files import InputError, canonical_json
 from profit.forkserver import prepare_environment
 from profit.lease import asks_for_gpus
-from profit.runs import benchmarks_of, runs_of, study_runs
+from profit.runs import benchmarks_of, listed, runs_of, study_runs
 from profit.settings import STORED_SCORES
 from profit.study import load_study
 
@@ -28,6 +32,10 @@ except InputError as error:
 ROOT = "" if Path.cwd() == Path(workflow.basedir) else f"{os.path.relpath(workflow.basedir)}/"
 BEGUN = {}
 RESULTS = f"results/{study.name}"
+REFERENCES = f"{RESULTS}/data/references.parquet"
+WORLD = f"{RESULTS}/data/world.json"
+PROBLEMS = f"{RESULTS}/data/benchmarks/{{benchmark}}.json"
+MODEL = f"{RESULTS}/models/{{model}}"
 STUDY_RUNS = study_runs(RUNS)
 TUNE_RUNS = [run for run in RUNS.values() if run.groups[0] == "tune"]
 OVERFIT_RUNS = [run for run in STUDY_RUNS if "overfitting" in run.groups]
@@ -36,17 +44,12 @@ EVALUATED = {
     **({"validation": study.tune.validation} if study.tune else {}),
 }
 
-TABLES = [
-    "runs",
-    "evaluations",
-    "steps",
-    "densities",
-    "correlation",
-    "threshold_loss",
-    "coloured",
-    "main",
-]
-DRAWN_ALWAYS = ["table1_main", "kept_share", "fig3_probability", "fig11_coloured"]
+ANNOTATORS = study.analysis.annotators
+COMPARED = ANNOTATORS[:2] if len(ANNOTATORS) > 1 and study.labels != "truth" else []
+
+TABLES = ["runs", "evaluations", "steps", "main", "published"]
+DRAWN_ALWAYS = ["table1_main", "kept_share"]
+DRAWN_OF_LABELS = ["fig3_probability", "fig11_coloured"]
 DRAWN_OF_SWEEPS = [
     ("overfitting", "overfit", "fig2_multi_reference"),
     ("threshold", None, "fig4_threshold"),
@@ -56,18 +59,25 @@ DRAWN_OF_SWEEPS = [
 SWEPT = [row for row in DRAWN_OF_SWEEPS if getattr(study.sweeps, row[0])]
 TABLES += [table for _, table, _ in SWEPT if table]
 DRAWN = DRAWN_ALWAYS + [figure for _, _, figure in SWEPT]
+if ANNOTATORS:
+    TABLES += ["densities", "correlation", "threshold_loss", "coloured"]
+    DRAWN += DRAWN_OF_LABELS
+if COMPARED:
+    TABLES += ["agreement"]
 FIGURES = [f"figures/{study.name}/{figure}.{kind}" for figure in DRAWN for kind in ("pdf", "png")]
-ALL_FIGURES = [*DRAWN_ALWAYS, *(figure for _, _, figure in DRAWN_OF_SWEEPS)]
-PUBLISHED = sorted(str(path) for path in Path(f"{ROOT}results/published").glob("*.csv"))
+ALL_FIGURES = [*DRAWN_ALWAYS, *DRAWN_OF_LABELS, *(figure for _, _, figure in DRAWN_OF_SWEEPS)]
+PUBLISHED_FOLDER = f"{ROOT}results/published"
+PUBLISHED = sorted(map(str, Path(PUBLISHED_FOLDER).glob("*.csv")))
 
 
 wildcard_constraints:
-    model="|".join(study.models),
-    method="|".join(sorted({run.leaf["method"] for run in RUNS.values()})),
+    model="|".join(map(re.escape, study.models)),
+    method="|".join(re.escape(method) for method in sorted({run.leaf["method"] for run in RUNS.values()})),
+    benchmark="|".join(EVALUATED),
     seed=r"\d+",
     checkpoint=r"final|epoch\d+",
     data="references|careful",
-    annotator="|".join(study.analysis.annotators),
+    annotator="|".join(ANNOTATORS) or "none",
     scored=r"base|\w[\w.]*_seed\d+",
     figure="|".join(ALL_FIGURES),
     tables_of=f"{study.name}|reference",
@@ -102,15 +112,69 @@ def generated_benchmarks():
     return canonical_json([{"name": name, **item.model_dump(include=keys)} for name, item in EVALUATED.items()])
 
 
+def present(files):
+    """Those of some files that are there: a change of one reruns its rule, and its rule says what it lacks."""
+    return sorted(path for pattern in files if pattern for path in glob(pattern, recursive=True))
+
+
+def local_sources(sources):
+    return present(source.file for source in sources)
+
+
+def local_model(wildcards):
+    """Files of a local model folder, and the chat template that goes with it."""
+    model = study.models[wildcards.model]
+    return present([f"{model.source}/*.json", f"{model.source}/*.safetensors", model.chat_template])
+
+
+def local_questions(wildcards):
+    item = EVALUATED[wildcards.benchmark]
+    return present([item.source.file, item.options.get("train", {}).get("file")])
+
+
+def questions_options(wildcards):
+    """What rule questions is told: protocol, source, options and how many questions the study expects."""
+    item = EVALUATED[wildcards.benchmark]
+    source, options = canonical_json(item.source.model_dump(exclude_defaults=True)), canonical_json(item.options)
+    return shlex.join(
+        ["--benchmark", item.protocol or wildcards.benchmark, "--source", source, "--options", options]
+        + ["--expected", str(item.questions)]
+    )
+
+
+def compute_option(wildcards):
+    """--compute of a model that says how it is held and run."""
+    compute = study.compute_of(wildcards.model).model_dump(exclude_defaults=True)
+    return f"--compute {shlex.quote(canonical_json(compute))}" if compute else ""
+
+
+def length_option(wildcards):
+    """Real answers are cut where training cuts them; those of a miniature are short."""
+    return "" if study.miniature else f"--max-length {study.training.max_length}"
+
+
+def decoding(wildcards):
+    return canonical_json(study.decoding_of(wildcards.model).model_dump())
+
+
 def evaluated_benchmarks(wildcards):
     """Names, tasks and limits of the benchmarks of a run, with the files of their items."""
     return canonical_json(
         [
-            {"name": name, "items": f"{RESULTS}/data/benchmarks/{name}.json"}
-            | item.model_dump(exclude={"questions", "paper"})
+            {"name": name, "items": PROBLEMS.format(benchmark=name), "tight_tokens": item.tight}
+            | item.model_dump(include={"task", "samples", "max_new_tokens", "chance"})
             for name, item in benchmarks_of(study, run_of(wildcards)).items()
         ]
     )
+
+
+def task_files(names):
+    """Task YAMLs with those that they include."""
+    files = [f"{ROOT}workflow/benchmarks/{name}.yaml" for name in names]
+    for file in files:
+        found = re.findall(r"^include: (\S+)", Path(file).read_text(), re.MULTILINE)
+        files += [path for name in found if (path := f"{ROOT}workflow/benchmarks/{name}") not in files]
+    return sorted(files)
 
 
 def correlation_settings(wildcards):
@@ -124,13 +188,10 @@ def evaluation_inputs(wildcards):
     run = run_of(wildcards)
     benchmarks = benchmarks_of(study, run)
     found = {
-        "base": f"{RESULTS}/models/{wildcards.model}",
-        "world": f"{RESULTS}/data/world.json",
-        "problems": [f"{RESULTS}/data/benchmarks/{name}.json" for name in benchmarks],
-        "tasks": [
-            f"{ROOT}workflow/benchmarks/{name}.yaml"
-            for name in ["_base", *(item.task for item in benchmarks.values())]
-        ],
+        "base": MODEL.format(model=wildcards.model),
+        "world": WORLD,
+        "problems": expand(PROBLEMS, benchmark=benchmarks),
+        "tasks": task_files({item.task for item in benchmarks.values()}),
     }
     return {**found, "tuned": f"{run_folder('runs', run)}/model"} if run.trained else found
 
@@ -192,24 +253,26 @@ def evaluations(runs):
     return [f"{run_folder('evaluations', run)}/{name}/summary.json" for run in runs for name in run.checkpoints]
 
 
-def listed(runs):
-    """The study as its tables list it: leaves with first group, evaluated checkpoints and whether overfitting is measured."""
-    return canonical_json(
-        {
-            "name": study.name,
-            "annotators": study.analysis.annotators,
-            "runs": [
-                {
-                    **run.leaf,
-                    "label": run.label,
-                    "group": run.groups[0],
-                    "evaluations": run.checkpoints,
-                    "overfit": "overfitting" in run.groups,
-                }
-                for run in runs
-            ],
-        }
-    )
+def labels_of(wildcards):
+    """The labels that follow the references of a run into training, where an annotator gives them to all answers."""
+    return f"{RESULTS}/annotations/{data_of(wildcards)}/{study.labels}.parquet" if study.labels else []
+
+
+def labels_option(wildcards, input):
+    return f"--annotations {input.annotations}" if input.annotations else ""
+
+
+def judge_options(wildcards):
+    """Whom the annotator llm asks, and where its answers are kept."""
+    if wildcards.annotator != "llm":
+        return ""
+    judge = shlex.quote(canonical_json(study.analysis.judge.model_dump()))
+    return f"--judge {judge} --cache {RESULTS}/scratch/annotate/{wildcards.data}/llm"
+
+
+def figured(runs):
+    """What tables and figures are made of, so that a change of it makes them anew; too long for a command line."""
+    return hashlib.sha256(canonical_json(listed(study, runs)).encode()).hexdigest()
 
 
 def figure_code(wildcards):

@@ -22,7 +22,8 @@ rule evaluate:
         run=leaf,
         tuned=tuned_option,
         benchmarks=evaluated_benchmarks,
-        decoding=canonical_json(study.decoding.model_dump()),
+        decoding=decoding,
+        compute=compute_option,
         tasks=f"{ROOT}workflow/benchmarks",
         scratch=f"{RESULTS}/scratch/evaluate/{{model}}/{{method}}/seed{{seed}}/{{checkpoint}}",
     message:
@@ -30,14 +31,14 @@ rule evaluate:
     shell:
         "PROFIT_GPUS={resources.gpu}"
         " python -m profit evaluate --run {params.run:q} --model {input.base} {params.tuned}"
-        " --benchmarks {params.benchmarks:q} --decoding {params.decoding:q} --tasks {params.tasks} --world {input.world}"
+        " --benchmarks {params.benchmarks:q} --decoding {params.decoding:q} {params.compute} --tasks {params.tasks} --world {input.world}"
         " --checkpoint {wildcards.checkpoint} --scratch {params.scratch} --output-summary {output.summary}"
         " --output-samples {output.samples} --output-lm-eval {output.lm_eval} > {log} 2>&1"
 
 
 rule tune:
     input:
-        world=rules.generate.output.world,
+        world=WORLD,
         runs=trained_files(TUNE_RUNS),
         evaluations=evaluations(TUNE_RUNS),
     output:
@@ -54,11 +55,13 @@ rule tune:
         runtime=10,
     params:
         code=code("tabulate"),
-        study=listed(TUNE_RUNS),
+        listed=figured(TUNE_RUNS),
+        study=STUDY_FILE,
         results=subpath(input.world, ancestor=2),
+        published=PUBLISHED_FOLDER,
         folder=subpath(output[0], parent=True),
     message:
         "Choose the learning rate by the validation problems"
     shell:
-        "python -m profit tabulate --tune --study {params.study:q} --results {params.results}"
+        "python -m profit tabulate --tune --study {params.study} --results {params.results} --published {params.published}"
         " --output-folder {params.folder} > {log} 2>&1"

@@ -1,17 +1,15 @@
 # Tidy tables, figures, report.
 rule tabulate:
     input:
-        world=rules.generate.output.world,
-        references=rules.generate.output.references,
-        scores=expand(rules.score.output, model=study.models, scored="base"),
-        annotations=expand(rules.annotate.output, data="references", annotator=study.analysis.annotators),
-        correlation=expand(
-            rules.correlate.output,
-            model=study.models,
-            annotator=study.analysis.annotators,
-        ),
+        world=WORLD,
+        references=REFERENCES,
+        scores=expand(rules.score.output, model=study.models if ANNOTATORS else [], scored="base"),
+        annotations=expand(rules.annotate.output, data="references", annotator=ANNOTATORS),
+        correlation=expand(rules.correlate.output, model=study.models, annotator=ANNOTATORS),
+        agreement=rules.agreement.output if COMPARED else [],
         runs=trained_files(STUDY_RUNS),
         evaluations=evaluations(STUDY_RUNS),
+        published=PUBLISHED,
         overfit=[f"{run_folder('overfit', run)}.json" for run in OVERFIT_RUNS],
     output:
         expand(f"{RESULTS}/tables/{{name}}.{{kind}}", name=TABLES, kind=["parquet", "csv"]),
@@ -34,13 +32,15 @@ rule tabulate:
         runtime=10,
     params:
         code=code("tabulate"),
-        study=listed(STUDY_RUNS),
+        listed=figured(STUDY_RUNS),
+        study=STUDY_FILE,
+        published=PUBLISHED_FOLDER,
         results=subpath(input.world, ancestor=2),
         folder=subpath(output[0], parent=True),
     message:
         "Gather the results in tidy tables"
     shell:
-        "python -m profit tabulate --study {params.study:q} --results {params.results}"
+        "python -m profit tabulate --study {params.study} --results {params.results} --published {params.published}"
         " --output-folder {params.folder} > {log} 2>&1"
 
 
@@ -69,7 +69,7 @@ rule draw:
     params:
         code=figure_code,
         tables=table_folder,
-        published=lambda wildcards, input: Path(input.published[0]).parent,
+        published=PUBLISHED_FOLDER,
     message:
         "Draw {wildcards.figure} of {wildcards.tables_of}"
     shell:

@@ -1,9 +1,9 @@
 # One run is one job.
 rule train:
     input:
-        model=f"{RESULTS}/models/{{model}}",
+        model=MODEL,
         references=lambda wildcards: f"{RESULTS}/data/{data_of(wildcards)}.parquet",
-        annotations=lambda wildcards: f"{RESULTS}/annotations/{data_of(wildcards)}/truth.parquet",
+        annotations=labels_of,
         paired=paired_steps,
         scores=stored_scores,
     output:
@@ -25,11 +25,13 @@ rule train:
         code=code("train", objective_of),
         run=leaf,
         other_runs=other_runs_options,
+        labels=labels_option,
+        compute=compute_option,
         scratch=f"{RESULTS}/scratch/train/{{model}}/{{method}}/seed{{seed}}",
     message:
         "Train {wildcards.model}/{wildcards.method}, seed {wildcards.seed}"
     shell:
         "PROFIT_GPUS={resources.gpu}"
         " python -m profit train --run {params.run:q} --model {input.model} --references {input.references}"
-        " --annotations {input.annotations} {params.other_runs} --scratch {params.scratch}"
+        " {params.labels} {params.other_runs} {params.compute} --scratch {params.scratch}"
         " --output-model {output.model} --output-steps {output.steps} --output-summary {output.summary} > {log} 2>&1"
