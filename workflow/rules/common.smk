@@ -66,8 +66,7 @@ if COMPARED:
     TABLES += ["agreement"]
 FIGURES = [f"figures/{study.name}/{figure}.{kind}" for figure in DRAWN for kind in ("pdf", "png")]
 ALL_FIGURES = [*DRAWN_ALWAYS, *DRAWN_OF_LABELS, *(figure for _, _, figure in DRAWN_OF_SWEEPS)]
-PUBLISHED_FOLDER = f"{ROOT}results/published"
-PUBLISHED = sorted(map(str, Path(PUBLISHED_FOLDER).glob("*.csv")))
+PUBLISHED = sorted(map(str, Path(f"{ROOT}results/published").glob("*.csv")))
 
 
 wildcard_constraints:
@@ -133,7 +132,7 @@ def local_questions(wildcards):
 
 
 def questions_options(wildcards):
-    """What rule questions is told: protocol, source, options and how many questions the study expects."""
+    """Protocol, source and options of a benchmark, and how many questions the study expects."""
     item = EVALUATED[wildcards.benchmark]
     source, options = canonical_json(item.source.model_dump(exclude_defaults=True)), canonical_json(item.options)
     return shlex.join(

@@ -41,6 +41,7 @@ rule tune:
         world=WORLD,
         runs=trained_files(TUNE_RUNS),
         evaluations=evaluations(TUNE_RUNS),
+        published=PUBLISHED,
     output:
         multiext(f"{RESULTS}/tables/tune", ".csv", ".parquet"),
     log:
@@ -58,7 +59,7 @@ rule tune:
         listed=figured(TUNE_RUNS),
         study=STUDY_FILE,
         results=subpath(input.world, ancestor=2),
-        published=PUBLISHED_FOLDER,
+        published=lambda wildcards, input: Path(input.published[0]).parent,
         folder=subpath(output[0], parent=True),
     message:
         "Choose the learning rate by the validation problems"

@@ -34,7 +34,7 @@ rule tabulate:
         code=code("tabulate"),
         listed=figured(STUDY_RUNS),
         study=STUDY_FILE,
-        published=PUBLISHED_FOLDER,
+        published=lambda wildcards, input: Path(input.published[0]).parent,
         results=subpath(input.world, ancestor=2),
         folder=subpath(output[0], parent=True),
     message:
@@ -69,7 +69,7 @@ rule draw:
     params:
         code=figure_code,
         tables=table_folder,
-        published=PUBLISHED_FOLDER,
+        published=lambda wildcards, input: Path(input.published[0]).parent,
     message:
         "Draw {wildcards.figure} of {wildcards.tables_of}"
     shell:
