@@ -1,0 +1,186 @@
+"""The schema of studies that take models, data and problems from the hub or from files, and what they expand to."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from profit.bases import Compute, Decoding, HubModel
+from profit.files import InputError
+from profit.runs import listed, runs_of, study_runs
+from profit.study import Study, load_study
+
+ITEM = {"task": "paper_gsm8k", "questions": 1319, "samples": 8, "max_new_tokens": 8192}
+STUDY = {
+    "name": "real",
+    "models": {
+        "Small-0.6B": {"source": "owner/small", "max_new_tokens": 1000},
+        "Large-14B": {
+            "source": "owner/large",
+            "compute": {"processes": 4, "micro_batch_size": 1, "precision": "bfloat16"},
+            "decoding": {"temperature": 0.6, "top_k": 0},
+        },
+    },
+    "data": {"sources": [{"file": "a.jsonl"}], "references": 3, "held": 1, "choice": "first"},
+    "training": {"batch_size": 32, "micro_batch_size": 4},
+    "methods": {
+        "sft": {"objective": "sft", "seeds": 2},
+        "profit": {"objective": "profit", "seeds": 2, "models": ["Small-0.6B"]},
+        "random": {"objective": "random", "paired_with": "profit", "seeds": 1, "models": ["Small-0.6B"]},
+    },
+    "sweeps": {"threshold": {"methods": ["profit"], "tau": [0.1, 0.5], "models": ["Large-14B"]}},
+    "benchmarks": {
+        "gsm8k": {**ITEM, "source": {"file": "gsm8k.jsonl"}},
+        "gsm8k_official": {
+            **ITEM, "task": "paper_gsm8k_official", "max_new_tokens": 512,
+            "source": {"hub": "openai/gsm8k", "config": "main", "split": "test"},
+        },
+        "again": {**ITEM, "protocol": "gsm8k", "options": {"commas": False}, "source": {"file": "gsm8k.jsonl"}},
+    },
+    "tables": {
+        "table1": {"benchmarks": ["gsm8k"]},
+        "table2": {"models": ["Large-14B"], "benchmarks": ["gsm8k_official", "again"]},
+    },
+    "analysis": {"annotators": ["agreement"]},
+}  # fmt: skip
+
+
+def changed(**paths):
+    """STUDY with values at dotted paths replaced, None: removed."""
+    content = copy.deepcopy(STUDY)
+    for path, value in paths.items():
+        *parents, last = path.split("/")
+        block = content
+        for key in parents:
+            block = block[key]
+        if value is None:
+            del block[last]
+        else:
+            block[last] = value
+    return content
+
+
+@pytest.fixture
+def study():
+    return Study.model_validate(STUDY)
+
+
+def test_what_a_model_is_asked_and_how(study):
+    assert list(study.asked("Small-0.6B")) == ["gsm8k"]
+    assert list(study.asked("Large-14B")) == ["gsm8k", "gsm8k_official", "again"]
+    assert study.asked("Small-0.6B")["gsm8k"].max_new_tokens == 1000 == study.asked("Small-0.6B")["gsm8k"].tight
+    assert study.asked("Large-14B")["gsm8k"].max_new_tokens == 8192
+    assert study.decoding_of("Large-14B") == Decoding(temperature=0.6, top_k=0)
+    assert study.decoding_of("Small-0.6B") == study.decoding
+    assert study.compute_of("Large-14B").processes == 4 and study.compute_of("Small-0.6B") == Compute()
+    assert not study.miniature and study.labels == "agreement"
+
+
+def test_methods_and_sweeps_of_some_models(study):
+    found = {}
+    for model, method, _ in runs_of(study):
+        found.setdefault(model, []).append(method)
+    assert found == {
+        "Small-0.6B": ["sft", "sft", "profit", "profit", "random"],
+        "Large-14B": ["sft", "sft", "profit", "profit_tau0.5"],
+    }
+    groups = {key: run.groups for key, run in runs_of(study).items()}
+    assert groups["Large-14B", "profit", 0] == ("threshold",)
+    assert groups["Small-0.6B", "profit", 0] == ("main",)
+
+
+def test_a_leaf_says_what_decides_the_numbers(study):
+    leaves = {key: run.leaf for key, run in runs_of(study).items()}
+    assert leaves["Large-14B", "sft", 0]["training"]["micro_batch_size"] == 1
+    assert leaves["Small-0.6B", "sft", 0]["training"]["micro_batch_size"] == 4
+    assert leaves["Small-0.6B", "sft", 0]["choice"] == "first"
+    assert "source" not in json.dumps(leaves["Small-0.6B", "sft", 0])
+
+
+def test_the_list_for_the_tables(study):
+    content = listed(study, study_runs(runs_of(study)))
+    assert content["tables"] == {
+        "table1": {"models": ["Small-0.6B", "Large-14B"], "benchmarks": ["gsm8k"]},
+        "table2": {"models": ["Large-14B"], "benchmarks": ["gsm8k_official", "again"]},
+    }
+    assert len(content["runs"]) == 9 and json.dumps(content)
+
+
+def test_a_folder_is_fetched_by_what_decides_it():
+    model = HubModel(source="owner/small", parameters=0.6, compute=Compute(processes=2))
+    assert set(model.fetched) == {"source", "revision", "chat_template", "end_token", "stop_tokens"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"models/Small-0.6B/source": "miniature"},
+            "models.Small-0.6B: found 'max_new_tokens', expected one of source",
+        ),
+        (
+            {"models/Small-0.6B": {}},
+            "models.Small-0.6B.source: found 'miniature', expected the hub or a folder with da",
+        ),
+        ({"data": {"prompts": 3}}, "models.Small-0.6B.source: found 'owner/small', expected miniature"),
+        ({"models/Large-14B/compute/micro_batch_size": 3}, "Large-14B.compute: found 12 answers at once, .* = 32"),
+        ({"models/Large-14B/compute/attention": "flash"}, "compute.attention: found 'flash', .*flash_attention_2'"),
+        ({"models/Large-14B/compute/evaluation_gpus": 2}, "evaluation_gpus: found 2, expected 1 with backend hf"),
+        ({"models/Large-14B/compute/processess": 2}, "Large-14B.compute: found 'processess', .*mean 'processes'"),
+        ({"data/sources": [{"fil": "a"}]}, r"data.sources.0: found 'fil', expected one of file, hub.*mean 'file'"),
+        ({"data/sources": [{"file": "a", "hub": "b"}]}, r"data.sources.0: found file 'a' and hub 'b', expected one"),
+        ({"data/held": 3}, "data.held: found 3, expected less than references = 3"),
+        ({"world": {"seed": 1}}, "world: found it with data.sources, expected it in a miniature alone"),
+        ({"world_check": {}}, "world_check: found it with data.sources"),
+        ({"benchmarks/gsm8k/source": None}, "benchmarks.gsm8k.source: found none, expected where its problems are"),
+        (
+            {"benchmarks/again/protocol": None},
+            "benchmarks.again.protocol: found 'again', expected one of gpqa_diamond",
+        ),
+        ({"benchmarks/again/protocol": "gms8k"}, "again.protocol: found 'gms8k', .*did you mean 'gsm8k'"),
+        ({"benchmarks/again/options": {"comma": 1}}, "benchmarks.again.options: found 'comma', .*'commas'"),
+        ({"benchmarks/again/options": {"commas": 1}}, "benchmarks.again.options.commas: found 1, expected a bool"),
+        ({"benchmarks/gsm8k/task": "paper_gsm"}, "gsm8k.task: found 'paper_gsm', .*did you mean 'paper_gsm8k'"),
+        ({"tables/table1/benchmarks": ["gsm"]}, "tables.table1.benchmarks: found 'gsm', expected one of gsm8k"),
+        ({"tables/table1/models": ["Large-14B"]}, "tables: found none with model Small-0.6B, expected every model"),
+        ({"methods/profit/models": ["Small"]}, "methods.profit.models: found 'Small', .*did you mean 'Small-0.6B'"),
+        (
+            {"methods/random/models": None},
+            "methods.random.models: found .'Large-14B'., expected only models of profit",
+        ),
+        ({"sweeps/threshold/models": ["x"]}, "sweeps.threshold.models: found 'x', expected one of Small-0.6B"),
+        ({"analysis/annotators": ["truth"]}, "analysis.annotators: found truth with data.sources"),
+        ({"analysis/annotators": ["llm"]}, "analysis.judge: expected with annotator llm, and with it alone"),
+        ({"data/references": 1, "data/held": 0}, "found agreement with data.references = 1, expected at least 2"),
+        (
+            {"sweeps/overfitting": {"method": "sft", "references": [1]}},
+            "overfitting.benchmark: found 'same_length', expected a benchmark that Small-0.6B is asked",
+        ),
+        (
+            {"data/held": 0, "sweeps/overfitting": {"method": "sft", "references": [1], "benchmark": "gsm8k"}},
+            "data.held: found 0, expected references to compare with",
+        ),
+        (
+            {"analysis": {"annotators": ["llm"], "judge": {"model": "m", "base_url": "http://me:secret99@host/v1"}}},
+            "analysis.judge.base_url: expected http",
+        ),
+    ],
+)
+def test_mistakes_are_named_with_line_and_key(tmp_path: Path, changes, expected):
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(changed(**changes), sort_keys=False))
+    with pytest.raises(InputError, match=expected) as error:
+        load_study(path)
+    assert all(line.startswith(f"{path}:") for line in str(error.value).splitlines())
+    assert "secret99" not in str(error.value)
+
+
+def test_a_miniature_takes_no_problems_from_elsewhere(tmp_path):
+    content = yaml.safe_load((Path(__file__).parent.parent / "workflow/studies/smoke.yaml").read_text())
+    content["benchmarks"]["choice"]["source"] = {"file": "a.csv"}
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(InputError, match="benchmarks.choice.source: found it in a miniature"):
+        load_study(path)
