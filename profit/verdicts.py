@@ -10,8 +10,8 @@ runs of the same seed, oriented so that above zero agrees with the paper. With S
     inconclusive     neither
 
 A claim in parts ("on each benchmark", "at every tau") is an intersection-union test (Berger 1982): its p is the
-largest of its parts', and one part below its smallest effect refutes it. Fewer than MINIMUM seeds are descriptive; a claim
-whose outcome the world's calibration fixes holds by construction; both have no p and count in no family.
+largest of its parts', and one part below its smallest effect refutes it. Fewer than MINIMUM seeds are descriptive; a
+claim whose outcome the world's calibration fixes holds by construction; both have no p and count in no family.
 
 No command: used by profit.claims.
 """
