@@ -1,8 +1,4 @@
-"""The model under evaluation: lm-eval's HFLM that keeps what HFLM throws away, with a sampling loop of its own.
-
-HFLM decodes without special tokens and pads finished answers, so that the end token, the cut-offs and the token counts
-are lost; here every answer's new tokens and its end are recorded (`generations`). HFLM also cuts a prompt that is too
-long with a mere warning; here it is an error before anything is generated.
+"""Backend hf: lm-eval's HFLM with a sampling loop of its own.
 
 transformers' `generate` computes every row of a batch up to the longest answer. The loop below prefills a prompt once
 for all of its samples and drops rows as they end: on a small model about four times faster. A token is drawn by
@@ -13,83 +9,30 @@ two models of one seed share their random numbers.
 No command: used by the rule `evaluate`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from typing import Any
 
 import torch
-from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from tqdm import tqdm
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from profit.files import InputError
+from profit.recording import Recording, end_tokens
 
 
-@dataclass(frozen=True)
-class Generation:
-    """One answer: text without special tokens, number of new tokens with the end token, and whether it ended so."""
-
-    text: str
-    tokens: int
-    ended: bool
-
-
-class RecordingLM(HFLM):
-    """HFLM that answers `generate_until` requests by `sample`; `generations` holds the last call's, in its order."""
+class RecordingLM(Recording, HFLM):
+    """HFLM whose answers are those of `sample`, recorded."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
-        self.generations: list[Generation] = []
+        self.ends = end_tokens(model.generation_config, tokenizer)
 
-    def encode_requests(self, requests: list[Instance]) -> list[list[int]]:
-        """Tokens of each request's prompt.
-
-        Raises:
-            InputError: a prompt leaves less of the context than its max_gen_toks.
-        """
-        # The chat template has already put in every special token.
-        prompts = self.tokenizer([request.args[0] for request in requests], add_special_tokens=False)["input_ids"]
-        for request, prompt in zip(requests, prompts, strict=True):
-            new = request.args[1]["max_gen_toks"]
-            if len(prompt) + new > self.max_length:
-                raise InputError(
-                    f"{request.task_name}, item {request.doc.get('id', request.doc_id)}: found a prompt of "
-                    f"{len(prompt)} tokens and {new} new tokens, expected at most {self.max_length} together "
-                    "(the model's context)"
-                )
-        return prompts
-
-    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Answer the requests of one task; generation_kwargs: arguments of `sample`, max_gen_toks, seed, until.
-
-        Raises:
-            InputError: a prompt is too long, or `until` holds stop texts: only an end token or the cap ends an answer.
-        """
-        task, settings = requests[0].task_name, dict(requests[0].args[1])
-        if settings.pop("until"):
-            raise InputError(f"{task}/generation_kwargs/until: found stop texts, expected []")
-        prompts = self.encode_requests(requests)
-        random = torch.Generator().manual_seed(settings.pop("seed"))
-        uniforms = torch.rand(len(prompts), settings.pop("max_gen_toks"), generator=random)
-        ends = end_tokens(self.model, self.tokenizer)
-        answers: list[list[int]] = [[] for _ in prompts]
-        by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        for start in tqdm(range(0, len(prompts), self.batch_size), desc=f"{task} batches", disable=disable_tqdm):
-            rows = by_length[start : start + self.batch_size]
-            found = sample(self.model, [prompts[i] for i in rows], uniforms[rows], ends, **settings)
-            for i, answer in zip(rows, found, strict=True):
-                answers[i] = answer
-        texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
-        self.generations = [
-            Generation(text, len(answer), answer[-1] in ends) for text, answer in zip(texts, answers, strict=True)
-        ]
-        return texts
-
-
-def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens that end an answer: the tokenizer's end token and those of the model's generation config."""
-    configured = model.generation_config.eos_token_id
-    configured = configured if isinstance(configured, list) else [configured]
-    return sorted({token for token in [*configured, tokenizer.eos_token_id] if token is not None})
+    def answers(
+        self, prompts: list[list[int]], batches: list[list[int]], seed: int, max_gen_toks: int, **decoding: Any
+    ) -> Iterator[list[list[int]]]:
+        """As `Recording.answers`; decoding: arguments of `sample`."""
+        uniforms = torch.rand(len(prompts), max_gen_toks, generator=torch.Generator().manual_seed(seed))
+        for rows in batches:
+            yield sample(self.model, [prompts[row] for row in rows], uniforms[rows], self.ends, **decoding)
 
 
 @torch.inference_mode()

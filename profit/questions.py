@@ -1,7 +1,7 @@
 r"""Rule `questions`: a data set of the hub, or local files in its own columns, as the items of a benchmark.
 
     python -m profit questions --benchmark gpqa_diamond --source '{"file": "gpqa_diamond.csv"}' \
-        --options '{"seed": 0, "take": "first"}' --output results/S/data/benchmarks/gpqa_diamond.json
+        --options '{"seed": 0, "take": "first"}' --expected 198 --output results/S/data/benchmarks/gpqa_diamond.json
 
 Every row becomes an item (profit.protocol) or the rule ends: a benchmark with rows left out is another benchmark.
 """
@@ -23,11 +23,12 @@ from profit.validation import validated
 log = logging.getLogger(__name__)
 
 
-def make_items(name: str, source: Source, options: Row) -> list[Row]:
+def make_items(name: str, source: Source, options: Row, expected: int | None = None) -> list[Row]:
     """The items of a benchmark, checked (profit.answers), solved examples first.
 
     Raises:
-        InputError: a source that cannot be had, a row that lacks something, or an option that does not exist.
+        InputError: a source that cannot be had, a row that lacks something, an option that does not exist, or not the
+            `expected` number of questions.
     """
     benchmark, options = BENCHMARKS[name], read_options(name, options)
     items = []
@@ -41,6 +42,10 @@ def make_items(name: str, source: Source, options: Row) -> list[Row]:
             items.append({"id": f"{name}-{number:05d}" if found is None else str(found), **item})
     if not items:
         raise InputError(f"{source.name}: found no question of {name}, expected some")
+    if expected is not None and len(items) != expected:
+        raise InputError(
+            f"{source.name}: found {len(items)} questions of {name}, expected {expected}: another data set or revision"
+        )
     if "examples" in options:
         items = solved(options, source) + items
     return check_items(items, source.name)
@@ -116,6 +121,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--benchmark", required=True, choices=BENCHMARKS)
     parser.add_argument("--source", required=True, type=json.loads, help='JSON: {"file": …} or {"hub": …, "split": …}')
     parser.add_argument("--options", default={}, type=json.loads, help="JSON of the benchmark's options")
+    parser.add_argument("--expected", type=int, help="how many questions there are; default: any number")
     parser.add_argument("--output", required=True, help="JSON: the items")
     return parser
 
@@ -125,7 +131,7 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     arguments = make_parser().parse_args(argv)
     source = validated(Source, arguments.source, "--source")
-    items = make_items(arguments.benchmark, source, arguments.options)
+    items = make_items(arguments.benchmark, source, arguments.options, arguments.expected)
     write_json(arguments.output, items)
     log.info("%s: %d items of %s", arguments.benchmark, len(items), source.name)
 

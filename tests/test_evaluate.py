@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,9 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from profit import evaluate, lm
+from profit import evaluate, lm, recording
+from profit.bases import Decoding
+from profit.data import encode, encode_all
 from profit.files import InputError, canonical_json, read_json, read_parquet
 from profit.models import load_model, load_tokenizer
 
@@ -81,6 +84,14 @@ def test_draws_do_not_depend_on_the_batch(model_folder: Path) -> None:
         ]
         assert parts == whole
     assert lm.sample(model, prompts, uniforms.flip(0), [1, 9, 11], **settings) != whole
+
+
+def test_equal_prompts_are_read_once(model_folder: Path) -> None:
+    model, prompts = load_model(model_folder), random_prompts(3)
+    shapes = []
+    model.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
+    lm.sample(model, [prompt for prompt in prompts for _ in range(8)], torch.rand(24, 2), [], top_k=5)
+    assert shapes == [(3, max(map(len, prompts))), (24, 1)]
 
 
 def items(name: str, count: int) -> list[dict]:
@@ -213,6 +224,116 @@ def test_finished_benchmarks_are_kept_and_stale_ones_removed(job, tmp_path: Path
     assert made == ["format"]
 
 
+@pytest.fixture
+def asked(monkeypatch) -> list[int]:
+    """The size of every batch that is sampled."""
+    sizes = []
+    original = lm.sample
+
+    def counted(model, prompts, *settings, **decoding):
+        sizes.append(len(prompts))
+        return original(model, prompts, *settings, **decoding)
+
+    monkeypatch.setattr(lm, "sample", counted)
+    return sizes
+
+
+def test_a_killed_benchmark_goes_on_with_the_next_batch(job, tmp_path: Path, monkeypatch, asked: list[int]) -> None:
+    whole = samples_of(job(scratch=tmp_path / "undisturbed"))
+    assert asked == [16, 16, 4, 14]
+    asked.clear()
+    original = recording.keep_batch
+
+    def killed(path, batch):
+        if len(asked) > 1:
+            with open(path, "a") as file:
+                file.write('\n[[3, "cut short", 7, tr')
+            raise KeyboardInterrupt
+        original(path, batch)
+
+    monkeypatch.setattr(recording, "keep_batch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        job()
+    monkeypatch.setattr(recording, "keep_batch", original)
+    assert [path.suffix for path in (tmp_path / "scratch").iterdir()] == [".jsonl"]
+    asked.clear()
+    pd.testing.assert_frame_equal(samples_of(job()), whole)
+    assert asked == [16, 4, 14]
+    assert {path.suffix for path in (tmp_path / "scratch").iterdir()} == {".json"}
+
+
+@pytest.mark.parametrize("batch_size", [16, 15])
+def test_batches_of_the_same_settings_alone_are_taken(job, tmp_path: Path, monkeypatch, batch_size: int) -> None:
+    original = recording.keep_batch
+
+    def killed(path, batch):
+        original(path, {row: recording.Generation("kept", 1, True) for row in range(36)})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recording, "keep_batch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        job()
+    monkeypatch.setattr(recording, "keep_batch", original)
+    [file] = (tmp_path / "scratch").iterdir()
+    texts = samples_of(job(decoding={**DECODING, "batch_size": batch_size}), "format")["text"]
+    assert (texts == "kept").all() if batch_size == 16 else (texts != "kept").all()
+    assert not file.exists()
+
+
+def test_kept_batches_come_back_as_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "batches.jsonl"
+    batches = [
+        {4: recording.Generation("Ü\n\u2028\ud7ff", 3, True)},
+        {0: recording.Generation("", 1, False), 2: recording.Generation('"}]', 2, True)},
+    ]
+    for batch in batches:
+        recording.keep_batch(path, batch)
+    assert recording.read_batches(path) == batches[0] | batches[1]
+    text = path.read_text()
+    for length in range(len(text)):
+        path.write_text(text[:length])
+        recording.keep_batch(path, {9: recording.Generation("after", 5, True)})
+        found = recording.read_batches(path)
+        assert found.pop(9).text == "after" and found.items() <= (batches[0] | batches[1]).items()
+        assert len(found) == (length >= text.index("\n", 1))
+    assert recording.read_batches(tmp_path / "none") == recording.read_batches(None) == {}
+
+
+def test_decoding_reaches_every_draw(job, monkeypatch) -> None:
+    """With top_k = 0 all tokens may be drawn: of 60 about equal ones the last at times, of 20 never."""
+    ranks = []
+    original = lm.draw
+
+    def ranked(logits, *settings):
+        tokens = original(torch.zeros_like(logits), *settings)
+        ranks.extend(tokens.tolist())
+        assert settings[1:] == (0.5, top_k, 0.999)
+        return tokens
+
+    monkeypatch.setattr(lm, "draw", ranked)
+    seen = {}
+    for top_k in (20, 0):
+        ranks.clear()
+        job(decoding={"temperature": 0.5, "top_p": 0.999, "top_k": top_k, "batch_size": 16})
+        seen[top_k] = len(set(ranks))
+    assert seen[20] == 20 and seen[0] > 40
+
+
+@pytest.mark.parametrize(
+    ("option", "content", "message"),
+    [
+        ("decoding", {"temperature": 0}, "--decoding.temperature: found 0, expected: input should be greater than 0"),
+        ("decoding", {"top_n": 3}, "--decoding: found 'top_n', expected one of temperature, top_p, top_k, batch_size"),
+        ("compute", {"backend": "hg"}, "--compute.backend: found 'hg', expected one of hf, vllm; did you mean 'hf'?"),
+        ("compute", {"evaluation_gpus": 2}, "--compute.evaluation_gpus: found 2, expected 1 with backend hf"),
+    ],
+)
+def test_bad_settings_are_refused(job, no_generation, option: str, content: dict, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        job(**({"decoding": content} if option == "decoding" else {"compute": canonical_json(content)}))
+    assert message in str(error.value)
+
+
 def test_tuned_folders_and_adapters_are_evaluated_in_place_of_the_base(
     job, model_folder: Path, tmp_path: Path
 ) -> None:
@@ -236,7 +357,7 @@ def test_every_task_of_the_study_loads(task: str, tmp_path: Path) -> None:
     path = tmp_path / "items.json"
     path.write_text(json.dumps(items("x", 2)))
     block = {"name": "x", "task": task, "items": path, "samples": 5, "max_new_tokens": 9}
-    loaded = evaluate.load_task(evaluate.TASKS, block, DECODING, seed=0)
+    loaded = evaluate.load_task(evaluate.TASKS, block, Decoding(**DECODING), seed=0)
     assert loaded.task_name == task and loaded.config.repeats == 5 and len(loaded.eval_docs) == 2
     assert loaded.config.generation_kwargs["max_gen_toks"] == 9 and loaded.config.generation_kwargs["top_k"] == 20
 
@@ -258,6 +379,10 @@ def write_task(folder: Path, text: str) -> Path:
         (
             "include: _base.yaml\ntask: mini_format\nprocess_results: !function profit.scoring.score\n",
             "process_results",
+        ),
+        (
+            "include: _base.yaml\ntask: mini_format\nprocess_results: !function profit.answers.process_results\n",
+            "expected both of profit.scoring or both of profit.answers",
         ),
     ],
 )
@@ -320,3 +445,46 @@ def test_a_bad_model_folder_is_refused(
         (folder / file).write_text(json.dumps(content))
     with pytest.raises(InputError, match=f"bad.*{message}"):
         job(tuned=folder)
+
+
+def test_a_chat_has_one_token_at_its_beginning(model_folder: Path, tmp_path: Path) -> None:
+    """Llama's tokenizer puts one before every text, and so does its template."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = load_tokenizer(model_folder)
+    bos = tokenizer.convert_tokens_to_ids("<pad>")
+    tokenizer._tokenizer.post_processor = TemplateProcessing(single="<pad> $A", special_tokens=[("<pad>", bos)])
+    tokenizer.chat_template = "<pad>" + tokenizer.chat_template
+    assert tokenizer("Mia has")["input_ids"][0] == bos
+    question = "Mia has 3 apples . How many ?"
+    text = recording.chat_text(tokenizer, [{"role": "user", "content": question}])
+    request = SimpleNamespace(args=(text, {"max_gen_toks": 5}), task_name="t", doc={}, doc_id=0)
+    [prompt] = recording.encode_requests([request], tokenizer, 64)
+    assert prompt.count(bos) == 1 and prompt[0] == bos
+    trained = encode(tokenizer, question, "The answer is 3 .")
+    assert prompt == trained.input_ids[: trained.prompt_length]
+
+
+# Templates as those of models that think: an answer is preceded by a block that is empty where there is no thought.
+THINKING = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}<user>{{ message['content'] }}"
+    "{% else %}<assistant>TRAINED{{ message['content'] }}<end>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>ASKED{% endif %}"
+)
+
+
+def test_training_and_evaluation_begin_an_answer_alike(model_folder: Path) -> None:
+    tokenizer = load_tokenizer(model_folder)
+    block = "<pad>Look :<pad>"
+    for trained, asked in ((block, block), (block, ""), ("", "")):
+        tokenizer.chat_template = THINKING.replace("TRAINED", trained).replace("ASKED", asked)
+        [example] = encode_all(tokenizer, ["Mia has 3"], ["has 3 ."])
+        prompt = tokenizer(recording.chat_text(tokenizer, [{"role": "user", "content": "Mia has 3"}]))["input_ids"]
+        assert example.input_ids[: example.prompt_length] == prompt
+        answer = tokenizer.decode(example.input_ids[example.prompt_length :], skip_special_tokens=True)
+        # What the template writes and evaluation does not is learnt, and written by the model itself.
+        assert answer.split() == [*(["Look", ":"] if trained != asked else []), "has", "3", "."]
+    for trained, asked in (("", block), (block, "So far ,")):
+        tokenizer.chat_template = THINKING.replace("TRAINED", trained).replace("ASKED", asked)
+        with pytest.raises(InputError, match="do not begin with the prompt's"):
+            encode_all(tokenizer, ["Mia has 3"], ["has 3 ."])
