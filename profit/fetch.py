@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from profit import provenance
 from profit.bases import HubModel
 from profit.data import check_tokenizer, encode
 from profit.files import InputError, read_json, write_folder, write_json
+from profit.hub import HUB_ERRORS, reason
 from profit.validation import validated
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,10 @@ log = logging.getLogger(__name__)
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 WANTED = (*WEIGHTS, "config.json", "generation_config.json", "tokenizer*", "*.jinja", "special_tokens_map.json",
           "vocab.json", "merges.txt", "added_tokens.json")  # fmt: skip
+UNREACHABLE = (
+    "is not in the cache and the hub cannot be reached: connect, or fill the cache elsewhere and set HF_HOME, or "
+    "write the path of a local folder"
+)
 
 
 def find_model(model: HubModel) -> Path:
@@ -56,18 +60,9 @@ def find_model(model: HubModel) -> Path:
 def _download(model: HubModel) -> Path:
     try:
         return Path(snapshot_download(model.source, revision=model.revision, allow_patterns=list(WANTED)))
-    except GatedRepoError:
-        reason = "is gated: accept its terms on the hub, then set HF_TOKEN"
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
-        reason = (
-            "is not in the cache and the hub cannot be reached: connect, or fill the cache elsewhere and set HF_HOME, "
-            "or write the path of a local folder"
-        )
-    except HfHubHTTPError as error:
-        reason = f"cannot be had ({str(error).splitlines()[0]}): check the id and the revision, or set HF_TOKEN"
-    except ValueError:
-        reason = "is neither a folder nor an id of the hub (owner/name)"
-    raise InputError(f"model source {model.source!r}, revision {model.revision}: {reason}")
+    except HUB_ERRORS as error:
+        why = reason(error, UNREACHABLE)
+    raise InputError(f"model source {model.source!r}, revision {model.revision or 'newest'}: {why}")
 
 
 def prepare_tokenizer(model: HubModel, folder: Path) -> PreTrainedTokenizerBase:

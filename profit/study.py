@@ -315,16 +315,24 @@ def json_schema() -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Check study files, or print the JSON schema."""
+    """Check study files, pin what they take from the hub, or print the JSON schema."""
     parser = argparse.ArgumentParser(prog="python -m profit.study", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("schema", help="print the JSON schema")
     commands.add_parser("check", help="check study files").add_argument("files", nargs="+")
+    pinning = commands.add_parser("pin", help="write the commits of models and data sets into study files")
+    pinning.add_argument("files", nargs="+")
+    pinning.add_argument("--update", action="store_true", help="the newest state of all, pinned ones included")
     arguments = parser.parse_args(argv)
     if arguments.command == "schema":
         print(json_schema(), end="")
         return
     try:
+        if arguments.command == "pin":
+            from profit.pin import pin
+
+            pin(arguments.files, arguments.update)
+            return
         for file in arguments.files:
             study = load_study(file)
             print(f"{file}: {study.name}, {len(study.methods)} methods, {len(study.benchmarks)} benchmarks")

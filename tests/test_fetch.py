@@ -2,14 +2,18 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
 from conftest import CHAT_TEMPLATE
+from huggingface_hub import constants
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from profit import fetch
+from profit import fetch, pin
 from profit.data import encode
 from profit.files import InputError
 from profit.models import load_tokenizer, load_weights
@@ -101,6 +105,61 @@ def test_a_hub_id_that_cannot_be_had_says_what_to_do(tmp_path, monkeypatch, sour
     with pytest.raises(InputError, match=message) as raised:
         run(tmp_path, source=source, revision="main")
     assert raised.value.__cause__ is None or "Traceback" not in str(raised.value)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A hub that has nothing, and says so as the real one does: the name of a model is why."""
+
+    def do_GET(self) -> None:
+        name = next((part for part in self.path.split("/") if part in ERRORS), "broken")
+        self.send_response(ERRORS[name][0])
+        self.send_header("X-Error-Code", ERRORS[name][1])
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+ERRORS = {
+    "gated": (403, "GatedRepo", "is gated: accept its terms on the hub, then set HF_TOKEN"),
+    "missing": (404, "RepoNotFound", "is not on the hub, or is private or gated: check the id, accept its terms, set"),
+    "branch": (404, "RevisionNotFound", "has no such revision: check the commit, tag or branch"),
+    "refused": (418, "", "cannot be had .*418.*: try again later, or set HF_TOKEN"),
+    "broken": (400, "", ""),
+}
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    yield
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("name", [name for name in ERRORS if name != "broken"])
+def test_what_the_hub_refuses_is_one_sentence_here_and_in_pin(hub, tmp_path, name) -> None:
+    with pytest.raises(InputError, match=f"^model source 'owner/{name}', revision main: {ERRORS[name][2]}") as raised:
+        run(tmp_path, source=f"owner/{name}", revision="main")
+    assert "\n" not in str(raised.value) and raised.value.__cause__ is None
+    entry = pin.Entry(("models", "M"), "source", "model", f"owner/{name}", "main")
+    with pytest.raises(InputError, match=f"^models.M: model 'owner/{name}', revision main: {ERRORS[name][2]}"):
+        pin.commit_of(entry, "main")
+
+
+def test_a_hub_that_does_not_answer_is_out_of_reach(hub, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match="revision main: is not in the cache and the hub cannot be reached"):
+        run(tmp_path, source="owner/name", revision="main")
+    with pytest.raises(InputError, match="revision newest: has a commit that only the hub knows"):
+        pin.commit_of(pin.Entry(("models", "M"), "source", "model", "owner/name", None), None)
 
 
 def test_a_missing_shard_is_named(model_folder: Path, tmp_path: Path) -> None:
