@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import CHAT_TEMPLATE
 
-from profit import questions
+from profit import evaluate, lm, questions
 from profit.answers import score
-from profit.files import InputError, read_json
+from profit.files import InputError, canonical_json, read_json, read_parquet
 from profit.protocol import BENCHMARKS, EXAMPLES
 from profit.questions import make_items
 from profit.shapes import Source
@@ -226,6 +227,8 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
         make_items("gsm8k", source, {})
     with pytest.raises(InputError, match=r"none\.csv: not found, expected a CSV file"):
         make_items("gsm8k", read_source({"file": str(tmp_path / "none.csv")}), {})
+    with pytest.raises(InputError, match=r"none\.jsonl: not found, expected a file or a glob"):
+        make_items("gsm8k", read_source({"file": str(tmp_path / "none.jsonl")}), {})
     path = write_rows(tmp_path, [ROWS["aime_2024"], ROWS["aime_2024"]])
     with pytest.raises(InputError, match=r"rows\.jsonl: item 1/id: found '60' twice"):
         make_items("aime_2024", read_source({"file": str(path)}), {})
@@ -273,6 +276,20 @@ def test_a_hub_that_cannot_be_reached_is_one_message(tmp_path: Path, hub: str, m
         make_items("gpqa_diamond", source, {})
     assert all(word in str(error.value) for word in (hub, "local copy", "HF_HOME", "HF_TOKEN"))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "shown"), [("gsm8k", 0), ("gsm8k_official", 4)])
+def test_the_number_of_questions_is_checked(tmp_path: Path, train: dict, name: str, shown: int) -> None:
+    path, output = write_rows(tmp_path, [APPLES] * 3), tmp_path / "items.json"
+    command = ["--benchmark", name, "--source", json.dumps({"file": str(path)}), "--output", str(output)]
+    command += ["--options", json.dumps(options_of(name, train)), "--expected"]
+    with pytest.raises(
+        InputError, match=rf"rows\.jsonl: found 3 questions of {name}, expected 4: another data set or"
+    ):
+        questions.main([*command, "4"])
+    assert not output.exists()
+    questions.main([*command, "3"])
+    assert len(read_json(output)) == 3 + shown
 
 
 def test_bad_sources_are_refused() -> None:
@@ -341,6 +358,127 @@ def test_every_task_answers_its_questions(name: str, tmp_path: Path, train: dict
         question, answer = turns[2 * number - 2 : 2 * number]
         assert question["content"] == f"Question: {opening} …, how many?\nThink step by step.\nAnswer:"
         assert answer["content"].strip() == f"1+1=2\nSo {number}.\nThe answer is {number}"
+
+
+@pytest.fixture(scope="module")
+def speller(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that can write any ASCII text, letter by letter."""
+    import torch
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    letters = [
+        "<pad>",
+        "<end>",
+        "<user>",
+        "<assistant>",
+        "?",
+        *"\n",
+        *map(chr, range(32, 63)),
+        *map(chr, range(64, 127)),
+    ]
+    core = Tokenizer(models.WordLevel({letter: i for i, letter in enumerate(letters)}, unk_token="?"))
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    core.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, unk_token="?", pad_token="<pad>", eos_token="<end>", padding_side="left",
+        additional_special_tokens=["<user>", "<assistant>"], clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+    tokenizer.chat_template = CHAT_TEMPLATE
+    ends = {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0}
+    config = LlamaConfig(
+        vocab_size=len(letters), hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1,
+        max_position_embeddings=40_000, initializer_range=0.3, **ends,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    model.generation_config = GenerationConfig(**ends)
+    folder = tmp_path_factory.mktemp("models") / "speller"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def answer_benchmark(name: str, model: Path, tmp_path: Path, train: dict, **changes) -> Path:
+    """Rows of a benchmark through the rules questions and evaluate."""
+    items, output = tmp_path / "items.json", tmp_path / "evaluation"
+    rows = [ROWS[name], {**ROWS[name], BENCHMARKS[name].name: "2"} if BENCHMARKS[name].name else ROWS[name]]
+    questions.main(
+        ["--benchmark", name, "--source", json.dumps({"file": str(write_rows(tmp_path, rows))}), "--expected", "2"]
+        + ["--options", json.dumps(options_of(name, train)), "--output", str(items)]
+    )
+    block = {
+        "name": name, "task": f"paper_{name}", "items": str(items), "samples": 3, "max_new_tokens": 40,
+        "tight_tokens": 40, "chance": 0.0, **changes,
+    }  # fmt: skip
+    files = {"summary": "summary.json", "samples": "samples.parquet", "lm-eval": "lm_eval.json"}
+    evaluate.main(
+        ["--run", canonical_json({"model": "speller", "method": "vanilla", "seed": 0}), "--model", str(model)]
+        + ["--benchmarks", canonical_json([block]), "--decoding", "{}", "--scratch", str(tmp_path / "scratch")]
+        + [part for key, file in files.items() for part in (f"--output-{key}", str(output / file))]
+    )
+    return output
+
+
+NOT_PARSED = {"ifeval": "  ", "humaneval": "No code here."}
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_through_the_rule(name: str, speller: Path, tmp_path: Path, train: dict, monkeypatch) -> None:
+    """Three samples a question: a right answer, one cut short that holds no answer, and a wrong one."""
+    from transformers import AutoTokenizer
+
+    monkeypatch.setenv("HF_ALLOW_CODE_EVAL", "1")
+    tokenizer = AutoTokenizer.from_pretrained(speller)
+    asked = []
+
+    def spoken(model, prompts, uniforms, ends, **decoding):
+        assert uniforms.shape == (6, 40) and ends == [1]
+        assert decoding == {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20}
+        items = [item for item in read_json(tmp_path / "items.json") if item["kind"] != "example"]
+        asked.extend(tokenizer.batch_decode(prompts))
+        answers = []
+        for item in items:
+            right, wrong = (text.replace("{letter}", item["answer"]) for text in SPOKEN[name])
+            texts = (f"{right}<end>", NOT_PARSED.get(name, "Nothing."), f"{wrong}<end>")
+            answers += tokenizer(list(texts))["input_ids"]
+        return answers
+
+    monkeypatch.setattr(lm, "sample", spoken)
+    output = answer_benchmark(name, speller, tmp_path, train)
+    rows = read_parquet(output / "samples.parquet")
+    assert rows["correct"].tolist() == [True, False, False] * 2
+    assert rows["ended"].tolist() == [True, False, True] * 2
+    # The wrong letter of gpqa_diamond is none of the options.
+    assert rows["parsed"].tolist() == [True, False, name != "gpqa_diamond"] * 2
+    assert rows["sample"].tolist() == [0, 1, 2] * 2 and rows["question_id"].nunique() == 2
+    summary = read_json(output / "summary.json")["benchmarks"][name]
+    assert summary["accuracy"] == pytest.approx(1 / 3) and summary["ended"] == pytest.approx(2 / 3)
+    assert summary["parsed"] == pytest.approx(rows["parsed"].mean())
+    kept = read_json(output / "lm_eval.json")[name]
+    assert ("loose" in kept["samples"][f"paper_{name}"][0]) == (name == "ifeval") and "loose" not in rows
+    shown = 4 * (name == "gsm8k_official")
+    assert all(text.count("<user>") == shown + 1 and text.count("<end>") == shown for text in asked)
+    for number, opening in enumerate(EXAMPLES if shown else [], start=1):
+        turn = f"<user>Question: {opening}"
+        assert asked[0].split("<end>")[number - 1].lstrip().startswith(turn)
+
+
+@pytest.mark.parametrize("name", ["gsm8k_official", "mmlu_pro_history"])
+def test_a_model_answers_through_the_rule(name: str, speller: Path, tmp_path: Path, train: dict) -> None:
+    output = answer_benchmark(name, speller, tmp_path, train, max_new_tokens=12)
+    rows = read_parquet(output / "samples.parquet")
+    assert len(rows) == 6 and rows["tokens"].between(1, 12).all() and rows["text"].nunique() == 6
+    assert (rows["text"].str.len() <= rows["tokens"] - rows["ended"]).all() and rows["text"].str.len().max() == 12
+
+
+def test_without_leave_no_model_is_loaded(speller: Path, tmp_path: Path, train: dict, monkeypatch) -> None:
+    monkeypatch.delenv("HF_ALLOW_CODE_EVAL", raising=False)
+    monkeypatch.setattr(evaluate, "load_lm", lambda *_: pytest.fail("a model was loaded"))
+    with pytest.raises(
+        InputError, match=r"items\.json: found code that a model writes .*expected HF_ALLOW_CODE_EVAL=1"
+    ):
+        answer_benchmark("humaneval", speller, tmp_path, train)
 
 
 def test_no_task_is_without_a_benchmark() -> None:
