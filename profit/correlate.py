@@ -11,6 +11,8 @@ two-sided p = (b + 1) / (resamples + 1), where b resamples have |mean d| at leas
 
 `core_and_replaceable` is the paper's "overall" (it has two labels); `all` adds fixed tokens and end tokens.
 
+An answer without any labelled span (a judge labels a sample of prompts, and may fail on some) is left out and counted.
+
     python -m profit correlate --scores S --annotations A [--truth T] --settings '{"model":"mini","annotator":"truth"}'
         --output summary.json --densities densities.parquet
 """
@@ -38,8 +40,9 @@ TAUS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 BIN_EDGES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 DENSITY_BINS = 100
 LEVEL = 0.95
-SCORE_COLUMNS = ["prompt_id", "reference_id", "start", "end", "logprob"]
-SPAN_COLUMNS = ["prompt_id", "reference_id", "start", "end", "label"]
+ANSWER = ["prompt_id", "reference_id"]
+SCORE_COLUMNS = [*ANSWER, "start", "end", "logprob"]
+SPAN_COLUMNS = [*ANSWER, "start", "end", "label"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,11 @@ def read_scores(path: str, columns: list[str]) -> pd.DataFrame:
     return scores
 
 
+def has_labels(tokens: pd.DataFrame, spans: pd.DataFrame) -> NDArray[np.bool_]:
+    """Whether the answer of each token has a labelled span; shape (tokens,). Columns as in `label_tokens`."""
+    return pd.MultiIndex.from_frame(tokens[ANSWER]).isin(pd.MultiIndex.from_frame(spans[ANSWER].drop_duplicates()))
+
+
 def label_tokens(tokens: pd.DataFrame, spans: pd.DataFrame, source: str = "annotations") -> NDArray[np.object_]:
     """Label of each token by the characters it covers; shape (tokens,), the vectorised `profit.data.token_labels`.
 
@@ -103,9 +111,8 @@ def label_tokens(tokens: pd.DataFrame, spans: pd.DataFrame, source: str = "annot
     unknown = sorted(set(spans.label.unique()) - set(LABELS[:3]))
     if unknown:
         raise InputError(f"{source}, column label: found {unknown}, expected {list(LABELS[:3])}")
-    keys = ["prompt_id", "reference_id"]
-    answers = pd.MultiIndex.from_frame(spans[keys].drop_duplicates())
-    numbers = answers.get_indexer(pd.MultiIndex.from_frame(tokens[keys]))
+    answers = pd.MultiIndex.from_frame(spans[ANSWER].drop_duplicates())
+    numbers = answers.get_indexer(pd.MultiIndex.from_frame(tokens[ANSWER]))
     if (numbers < 0).any():
         row = tokens[numbers < 0].iloc[0]
         raise InputError(
@@ -113,7 +120,7 @@ def label_tokens(tokens: pd.DataFrame, spans: pd.DataFrame, source: str = "annot
         )
     # One integer axis for all answers: answer number times a width that no answer reaches, plus the character.
     width = int(max(spans.end.max(), tokens.end.max())) + 2
-    base = answers.get_indexer(pd.MultiIndex.from_frame(spans[keys])).astype(np.int64) * width
+    base = answers.get_indexer(pd.MultiIndex.from_frame(spans[ANSWER])).astype(np.int64) * width
     order = np.argsort(base + spans.start.to_numpy(), kind="stable")
     starts, ends = (base + spans.start.to_numpy())[order], (base + spans.end.to_numpy())[order]
     if (starts[1:] < ends[:-1]).any():
@@ -154,7 +161,9 @@ def summarise(
     draws = {name: statistics.bootstrap_ratio(sums[name], counts[name], weights) for name in GROUPS}
     share = statistics.bootstrap_ratio(counts["core"], counts["core_and_replaceable"], weights)
     within = (sums["core"][both] / counts["core"][both]) - (sums["replaceable"][both] / counts["replaceable"][both])
-    wins = statistics.wins_by_group(probability[core], prompt[core], probability[other], prompt[other], len(names))
+    # Ascending, since each prompt's tokens are searched for all of these: a third of the seconds for 600,000.
+    rising = np.flatnonzero(other)[np.argsort(probability[other])]
+    wins = statistics.wins_by_group(probability[core], prompt[core], probability[rising], prompt[rising], len(names))
     area = float(wins.sum() / (core.sum() * other.sum()))
     areas = statistics.bootstrap_auc(wins, counts["core"], counts["replaceable"], weights)
     return {
@@ -279,9 +288,18 @@ def main(argv: list[str] | None = None) -> None:
     scores = read_scores(args.scores, SCORE_COLUMNS)
     world = provenance.world_of(args.scores)
     with provenance.job("correlate", settings=asdict(settings), world=world) as job:
-        labels = label_tokens(scores, read_parquet(args.annotations, SPAN_COLUMNS), args.annotations)
+        spans = read_parquet(args.annotations, SPAN_COLUMNS)
+        found = len(scores[ANSWER].drop_duplicates())
+        scores = scores[has_labels(scores, spans)]
+        answers = len(scores[ANSWER].drop_duplicates())
+        if not answers:
+            raise InputError(f"{args.annotations}: found no span of any of the {found} answers of {args.scores}")
+        if answers < found:
+            log.warning("%s: %d of %d answers have no labels and are left out", args.output, found - answers, found)
+        labels = label_tokens(scores, spans, args.annotations)
         probability = np.minimum(np.exp(scores.logprob.to_numpy(np.float64)), 1.0)
         summary = {"model": settings.model, "annotator": settings.annotator}
+        summary |= {"answers": answers, "answers_without_labels": found - answers}
         summary |= summarise(probability, labels, scores.prompt_id.to_numpy(), settings)
         if args.truth:
             truth = label_tokens(scores, read_parquet(args.truth, SPAN_COLUMNS), args.truth)

@@ -213,6 +213,42 @@ def test_command_finds_what_was_planted_and_repeats_it(files: dict[str, Path], t
     assert {**again, "provenance": None} == {**found, "provenance": None}
 
 
+def test_answers_without_labels_are_left_out_and_counted(
+    files: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = read_json(call(files, tmp_path)[0])
+    assert (whole["answers"], whole["answers_without_labels"]) == (40, 0) and "left out" not in caplog.text
+    spans, scores = read_parquet(files["annotations"]), read_parquet(files["scores"])
+
+    def kept(frame: pd.DataFrame) -> pd.DataFrame:
+        """Without two prompts, and without one answer of a third."""
+        return frame[
+            ~frame.prompt_id.isin(["p002", "p007"]) & ~((frame.prompt_id == "p004") & (frame.reference_id == 1))
+        ]
+
+    part = tmp_path / "part.parquet"
+    write_parquet(part, kept(spans))
+    summary, densities = call({**files, "annotations": part}, tmp_path)
+    found, counts = read_json(summary), read_parquet(densities)
+    assert (found["answers"], found["answers_without_labels"], found["prompts"]) == (31, 9, 8)
+    assert "9 of 40 answers have no labels and are left out" in caplog.text
+    assert found["recovery"]["tokens"] == found["probability"]["core_and_replaceable"]["tokens"]
+    assert counts.tokens.sum() == found["probability"]["all"]["tokens"] == len(kept(scores))
+    # As if the answers had never been scored.
+    write_parquet(files["scores"], kept(scores), {"provenance": {"world": "w"}})
+    alone = read_json(call({**files, "annotations": part}, tmp_path)[0])
+    assert {**alone, "answers_without_labels": 9, "provenance": None} == {**found, "provenance": None}
+
+
+def test_truth_covers_every_labelled_answer(files: dict[str, Path], tmp_path: Path) -> None:
+    spans = read_parquet(files["truth"])
+    write_parquet(tmp_path / "truth.parquet", spans[spans.prompt_id != "p004"])
+    truth = {**files, "truth": tmp_path / "truth.parquet"}
+    with pytest.raises(InputError, match="truth.parquet: found no span of prompt p004, reference 0, expected some"):
+        call(truth, tmp_path)
+    call({**truth, "annotations": tmp_path / "truth.parquet"}, tmp_path)
+
+
 def test_truth_may_be_missing(files: dict[str, Path], tmp_path: Path) -> None:
     del files["truth"]
     assert "recovery" not in read_json(call(files, tmp_path)[0])
@@ -241,7 +277,8 @@ def test_damaged_or_foreign_tables_are_named(files: dict[str, Path], tmp_path: P
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda spans: spans[spans.prompt_id != "p004"], "found no span of prompt p004, reference 0"),
+        (lambda spans: spans.assign(prompt_id="q"), "found no span of any of the 40 answers of .*scores.parquet"),
+        (lambda spans: spans.head(0), "other.parquet: found no span of any"),
         (lambda spans: spans.assign(label="trivial"), r"column label: found \['trivial'\]"),
         (lambda spans: pd.concat([spans, spans.head(1)]), "prompt p000, reference 0: found a span at 0"),
     ],
