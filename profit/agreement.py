@@ -1,19 +1,66 @@
 """Agreement of two annotators: accuracy, Cohen's kappa (Cohen 1960) and confusion, with intervals over prompts.
 
-Words of one prompt are not independent, so the bootstrap draws whole prompts: one confusion table a prompt is enough
-for every resample. The paper reports no agreement of its annotator with another (§4.1).
+Annotators cut answers in their own ways, so the unit is neither's: each answer is cut into words (annotate.WORD), and
+a word has the label of the span that holds its first character, `fixed` in none. An answer that only one of the two
+labelled is left out and counted. Words of one prompt are not independent, so the bootstrap draws whole prompts: one
+confusion table a prompt is enough for every resample. The paper reports no agreement of its annotator with another
+(§4.1).
 
-No command: used by profit.annotate, `--compare`.
+    python -m profit agreement --first llm.parquet --second agreement.parquet --references references.parquet
+        --names llm agreement --output agreement.json
 """
 
+import argparse
+import logging
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from profit.data import LABELS
+from profit import provenance
+from profit.annotate import WORD
+from profit.data import LABELS, LabelledSpan, load_annotations, load_references, token_labels
+from profit.files import InputError, write_json
 from profit.statistics import bootstrap_weights, percentile_interval
+
+log = logging.getLogger(__name__)
+
+Annotations = dict[tuple[str, int], list[LabelledSpan]]
+
+
+def compare_words(
+    first: Annotations, second: Annotations, references: pd.DataFrame, resamples: int = 2_000, seed: int = 0
+) -> dict[str, Any]:
+    """`compare_labels` of the words of all answers that both annotators labelled; spans as data.load_annotations.
+
+    Returns:
+        Also the unit, and how many answers were compared and how many had labels of one annotator alone.
+
+    Raises:
+        InputError: no answer has labels of both.
+    """
+    labels: tuple[list[str], list[str]] = ([], [])
+    prompts: list[str] = []
+    known: list[tuple[bool, bool]] = []
+    for row in references.itertuples():
+        key = (row.prompt_id, row.reference_id)
+        known.append((key in first, key in second))
+        if not all(known[-1]):
+            continue
+        words = [match.span() for match in WORD.finditer(row.answer)]
+        for own, spans in zip(labels, (first[key], second[key]), strict=True):
+            own += token_labels(words, spans)
+        prompts += [row.prompt_id] * len(words)
+    both, ours, theirs = (known.count(case) for case in ((True, True), (True, False), (False, True)))
+    if not both:
+        raise InputError(
+            f"--first, --second: found {ours} and {theirs} answers of the references with labels of one annotator "
+            f"alone, expected some with labels of both"
+        )
+    counts = {"answers": both, "answers_of_first_alone": ours, "answers_of_second_alone": theirs}
+    found = compare_labels(*map(np.array, labels), np.array(prompts), resamples, seed)
+    return {"unit": "word", **counts, **found}
 
 
 def compare_labels(
@@ -74,3 +121,40 @@ def accuracy_and_kappa(tables: NDArray) -> tuple[NDArray[np.float64], NDArray[np
         observed = np.trace(tables, axis1=1, axis2=2) / total
         chance = (tables.sum(axis=1) * tables.sum(axis=2)).sum(axis=1) / total**2
         return observed, np.where(chance < 1, (observed - chance) / (1 - chance), np.nan)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m profit agreement", description="Compare the labels of two annotators, word by word."
+    )
+    parser.add_argument("--first", required=True, help="labelled spans, from profit.annotate")
+    parser.add_argument("--second", required=True, help="those of another annotator")
+    parser.add_argument("--references", required=True, help="references.parquet that both labelled")
+    parser.add_argument("--names", required=True, nargs=2, metavar=("FIRST", "SECOND"), help="the two annotators")
+    parser.add_argument("--bootstrap", type=int, default=2_000, help="resamples of prompts, for intervals")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", required=True, help="JSON")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    logging.basicConfig(level=logging.INFO)
+    args = make_parser().parse_args(argv)
+    names = dict(zip(("first", "second"), args.names, strict=True))
+    settings = {**names, "bootstrap": args.bootstrap, "seed": args.seed}
+    if names["first"] == names["second"]:
+        raise InputError(f"--names: found {names['first']} twice, expected two annotators")
+    if args.bootstrap < 1 or args.seed < 0:
+        raise InputError(f"--bootstrap, --seed: found {args.bootstrap}, {args.seed}, expected at least 1 and 0")
+    references = load_references(args.references)
+    with provenance.job("agreement", settings=settings, world=provenance.world_of(args.references)) as job:
+        spans = [load_annotations(path, references) for path in (args.first, args.second)]
+        found = compare_words(*spans, references, args.bootstrap, args.seed)
+        write_json(args.output, {**names, **found, "provenance": job.record()})
+    for name in ("all", "core_and_replaceable"):
+        log.info("%s: %s against %s, %s: %s", args.output, *args.names, name, found[name])
+    log.info("%s: confusion, rows %s, columns %s: %s", args.output, *args.names, found["confusion"])
+
+
+if __name__ == "__main__":
+    main()

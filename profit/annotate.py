@@ -12,12 +12,11 @@ cannot know `fixed`: forced punctuation is agreed upon too and counts as core. T
 majority: a wording that two or three of eight answers share by chance must not become core, and one answer that goes
 another way must not unmake the core of the others.
 
-`recovery` says how well labels agree with a known truth, --compare how well two annotators agree with each other, word
-by word (profit.agreement).
+`recovery` says how well labels agree with a known truth; how well two annotators agree with each other,
+profit.agreement.
 
     python -m profit annotate --annotator truth|agreement|llm --references references.parquet --output spans.parquet
         [--judge '{"model":"…","base_url":"https://…/v1"}' --cache FOLDER]
-        [--compare other.parquet [--agreement agreement.json]]
 """
 
 import argparse
@@ -32,9 +31,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from profit import provenance
-from profit.agreement import compare_labels
-from profit.data import LABELS, LabelledSpan, load_annotations, load_references, token_labels
-from profit.files import InputError, write_json, write_parquet
+from profit.data import LABELS, load_references
+from profit.files import InputError, write_parquet
 from profit.statistics import cohens_kappa
 
 log = logging.getLogger(__name__)
@@ -146,33 +144,6 @@ def recovery(labels: NDArray, truth: NDArray) -> dict[str, Any]:
     }
 
 
-def compare_words(
-    first: dict[tuple[str, int], list[LabelledSpan]],
-    second: dict[tuple[str, int], list[LabelledSpan]],
-    references: pd.DataFrame,
-) -> dict[str, Any]:
-    """agreement.compare_labels of the words of all answers that both labelled; spans as data.load_annotations.
-
-    Raises:
-        InputError: no answer has labels of both.
-    """
-    labels: tuple[list[str], list[str]] = ([], [])
-    prompts: list[str] = []
-    answers = 0
-    for row in references.itertuples():
-        key = (row.prompt_id, row.reference_id)
-        if key not in first or key not in second:
-            continue
-        words = [match.span() for match in WORD.finditer(row.answer)]
-        for own, spans in zip(labels, (first[key], second[key]), strict=True):
-            own += token_labels(words, spans)
-        prompts += [row.prompt_id] * len(words)
-        answers += 1
-    if not answers:
-        raise InputError("--compare: found no answer with labels of both annotators, expected at least one")
-    return {"unit": "word", "answers": answers, **compare_labels(*map(np.array, labels), np.array(prompts))}
-
-
 def llm_spans(references: pd.DataFrame, judge: str | None, cache: str | None) -> pd.DataFrame:
     """As profit.judge.judge_spans; imported late, since the other annotators need no client library."""
     from profit.judge import judge_spans
@@ -197,20 +168,15 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--references", required=True, help="references.parquet")
     parser.add_argument("--output", required=True, help="Parquet, one row a labelled span")
     parser.add_argument("--threshold", type=float, default=THRESHOLD, help="least support of a core word (agreement)")
-    parser.add_argument("--judge", help="JSON: model, base_url, … (llm; profit.judge.Settings)")
+    parser.add_argument("--judge", help="JSON: model, base_url, … (llm; profit.judge_settings.Judge)")
     parser.add_argument("--cache", help="folder of the judge's answers; a second run asks only for the rest (llm)")
-    parser.add_argument("--compare", help="spans of another annotator, whose agreement with these is reported")
-    parser.add_argument("--agreement", help="that report, JSON (--compare)")
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO)
     args = make_parser().parse_args(argv)
-    if args.agreement and not args.compare:
-        raise InputError("--agreement: found no --compare, expected the spans of another annotator with it")
     references = load_references(args.references)
-    other = load_annotations(args.compare, references) if args.compare else {}
     world = provenance.world_of(args.references)
     options = {name: getattr(args, name) for name in OPTIONS[args.annotator]}
     with provenance.job("annotate", settings={"annotator": args.annotator}, world=world) as job:
@@ -218,13 +184,6 @@ def main(argv: list[str] | None = None) -> None:
         notes, table.attrs = table.attrs, {}
         job.settings |= notes.pop("settings", options)  # a judge's own are without its address
         write_parquet(args.output, table, {"provenance": job.record(), **notes})
-        if args.compare:
-            found = compare_words(load_annotations(args.output, references), other, references)
-            for name in ("all", "core_and_replaceable"):
-                log.info("agreement with %s, %s: %s", args.compare, name, found[name])
-            log.info("confusion, rows %s, columns %s: %s", args.output, args.compare, found["confusion"])
-            if args.agreement:
-                write_json(args.agreement, {**found, "provenance": job.record()})
     shares = table.label.value_counts(normalize=True).round(3).to_dict()
     log.info("%s: %d spans of %d answers, %s", args.output, len(table), len(references), shares)
 

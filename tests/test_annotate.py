@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from profit import agreement, annotate, statistics
+from profit import annotate
 from profit.code_version import reachable
 from profit.data import load_references
-from profit.files import InputError, read_json, read_parquet, read_parquet_metadata
+from profit.files import InputError, read_parquet, read_parquet_metadata
 
 
 def frame_of(*answers: str) -> pd.DataFrame:
@@ -157,87 +157,6 @@ def test_a_truncated_file_is_named(references_path: Path, tmp_path: Path) -> Non
     with pytest.raises(InputError, match="references.parquet"):
         annotate.main(["--annotator", "truth", "--references", str(path), "--output", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
-
-
-def random_labels(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Two related labellings of 300 words of 12 prompts, in no order."""
-    rng = np.random.default_rng(seed)
-    first = rng.choice(["core", "replaceable", "fixed"], 300)
-    second = np.where(rng.random(300) < 0.7, first, rng.choice(["core", "replaceable", "fixed"], 300))
-    return first, second, rng.choice([f"p{number}" for number in range(12)], 300)
-
-
-def test_agreement_of_two_annotators_by_hand() -> None:
-    first = np.array(["core"] * 5 + ["replaceable"] * 3 + ["fixed"] * 2)
-    second = np.array(["core"] * 4 + ["replaceable"] * 4 + ["core", "fixed"])
-    found = agreement.compare_labels(first, second, np.array(list("aaaabbbbcc")))
-    assert found["confusion"]["core"] == {"core": 4, "replaceable": 1, "fixed": 0, "end": 0}
-    assert found["confusion"]["fixed"] == {"core": 1, "replaceable": 0, "fixed": 1, "end": 0}
-    assert (found["all"]["units"], found["all"]["prompts"], found["all"]["accuracy"]["value"]) == (10, 3, 0.8)
-    both = found["core_and_replaceable"]
-    assert (both["units"], both["prompts"], both["accuracy"]["value"]) == (8, 2, 7 / 8)
-    # Observed 7/8, by chance 5/8 4/8 + 3/8 4/8 = 1/2.
-    assert both["kappa"]["value"] == pytest.approx(0.75)
-
-
-def test_agreement_of_two_annotators_against_plain_loops() -> None:
-    first, second, prompts = random_labels(0)
-    found = agreement.compare_labels(first, second, prompts, resamples=200, seed=3)
-    assert found["all"]["kappa"]["value"] == pytest.approx(statistics.cohens_kappa(first, second))
-    names = np.unique(prompts)
-    draws = []
-    for weights in statistics.bootstrap_weights(len(names), 200, 3).astype(int):
-        rows = np.concatenate([
-            np.tile(np.flatnonzero(prompts == name), count) for name, count in zip(names, weights, strict=True)
-        ])  # fmt: skip
-        draws.append((np.mean(first[rows] == second[rows]), statistics.cohens_kappa(first[rows], second[rows])))
-    for name, drawn in zip(("accuracy", "kappa"), np.transpose(draws), strict=True):
-        low, high = statistics.percentile_interval(drawn)
-        assert (found["all"][name]["low"], found["all"][name]["high"]) == pytest.approx((low, high))
-
-
-def test_agreement_is_symmetric_and_kappa_may_be_undefined() -> None:
-    first, second, prompts = random_labels(1)
-    one, other = (agreement.compare_labels(*pair, prompts) for pair in ((first, second), (second, first)))
-    for name in ("accuracy", "kappa"):
-        assert list(one["all"][name].values()) == pytest.approx(list(other["all"][name].values()))
-    assert other["confusion"]["core"]["fixed"] == one["confusion"]["fixed"]["core"] > 0
-    same = agreement.compare_labels(np.array(["fixed"] * 3), np.array(["fixed"] * 3), np.array([1, 1, 2]))
-    assert same["all"]["kappa"] == {"value": None, "low": None, "high": None}
-    assert same["all"]["accuracy"] == {"value": 1, "low": 1, "high": 1}
-    assert same["core_and_replaceable"]["accuracy"]["value"] is None
-
-
-@pytest.mark.parametrize(
-    ("labels", "prompts", "sentence"),
-    [(["core"], [1, 2], "as many each"), ([], [], "as many each"), (["trivial"], [1], "none of core, replaceable")],
-)
-def test_labels_that_cannot_be_compared_are_errors(labels: list[str], prompts: list[int], sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
-        agreement.compare_labels(np.array(labels), np.array(labels), np.array(prompts))
-
-
-def test_only_words_that_both_labelled_are_compared() -> None:
-    frame = frame_of("Well, 7.", "So 8.")
-    spans = {("p", 0): [(0, 4, "replaceable"), (6, 7, "core")]}
-    found = annotate.compare_words(spans, {("p", 0): [(0, 8, "core")], ("p", 1): [(0, 2, "core")]}, frame)
-    assert (found["unit"], found["answers"], found["all"]["units"]) == ("word", 1, 4)
-    assert found["confusion"]["fixed"]["core"] == 2 and found["confusion"]["replaceable"]["core"] == 1
-    with pytest.raises(InputError, match="--compare: found no answer with labels of both"):
-        annotate.compare_words(spans, {("p", 1): [(0, 2, "core")]}, frame)
-
-
-def test_command_compares_two_annotators(references_path: Path, annotations_path: Path, tmp_path: Path) -> None:
-    command = ["--annotator", "truth", "--references", str(references_path), "--output", str(tmp_path / "spans")]
-    annotate.main([*command, "--compare", str(annotations_path), "--agreement", str(tmp_path / "out.json")])
-    found = read_json(tmp_path / "out.json")
-    assert found["answers"] == 40 and found["all"]["kappa"] == {"value": 1, "low": 1, "high": 1}
-    assert found["provenance"]["settings"] == {"annotator": "truth"}
-    with pytest.raises(InputError, match="--agreement: found no --compare"):
-        annotate.main([*command, "--agreement", str(tmp_path / "out.json")])
-    with pytest.raises(InputError, match="nowhere.parquet: not found"):
-        annotate.main([*command[:-1], str(tmp_path / "other"), "--compare", str(tmp_path / "nowhere.parquet")])
-    assert not (tmp_path / "other").exists()
 
 
 def test_the_judge_is_code_of_its_own_annotator_alone() -> None:
