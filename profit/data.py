@@ -11,7 +11,7 @@ import hashlib
 import logging
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -184,11 +184,11 @@ def load_scores(path: str | Path) -> dict[tuple[str, int], tuple[list[int], list
     }
 
 
-def choose_references(frame: pd.DataFrame, k: int, seed: int) -> pd.DataFrame:
+def choose_references(frame: pd.DataFrame, k: int, seed: int, choice: str = "seed") -> pd.DataFrame:
     """The `k` references of each prompt that a run with this seed trains on, in the order of `frame`.
 
-    Those not held are put in a random order that depends on seed and prompt alone, and the first k are taken: what
-    k = 1 chooses, k = 3 contains.
+    Those not held are put in a random order that depends on seed and prompt alone (choice "seed") or in that of
+    their numbers ("first"), and the first k are taken: what k = 1 chooses, k = 3 contains.
 
     Raises:
         InputError: a prompt has fewer than `k` references that are not held.
@@ -197,17 +197,43 @@ def choose_references(frame: pd.DataFrame, k: int, seed: int) -> pd.DataFrame:
     counts = free.groupby("prompt_id").size().reindex(frame["prompt_id"].unique(), fill_value=0)
     if k < 1 or counts.min() < k:
         raise InputError(f"references: found {counts.min()} that are not held at {counts.idxmin()!r}, expected {k}")
-    keys = [
-        hashlib.sha256(f"{seed} {prompt} {reference}".encode()).digest()
-        for prompt, reference in zip(free["prompt_id"], free["reference_id"], strict=True)
-    ]
+    keys = free["reference_id"]
+    if choice == "seed":
+        keys = [
+            hashlib.sha256(f"{seed} {prompt} {reference}".encode()).digest()
+            for prompt, reference in zip(free["prompt_id"], free["reference_id"], strict=True)
+        ]
     order = free.assign(_key=keys).sort_values("_key").groupby("prompt_id").cumcount()
     return free[order.reindex(free.index) < k].reset_index(drop=True)
 
 
+def cut_all(
+    encoded: Sequence[Encoded], prompt_ids: Sequence[str], limit: int, source: str | Path
+) -> tuple[list[Encoded], int]:
+    """The first `limit` tokens of each prompt with its answer, and how many answers that cuts.
+
+    Raises:
+        InputError: a prompt that leaves no room for an answer.
+    """
+    for prompt, item in zip(prompt_ids, encoded, strict=True):
+        if item.prompt_length >= limit:
+            raise InputError(
+                f"{source}: prompt {prompt!r}: found {item.prompt_length} tokens, expected fewer than {limit} "
+                "(the smaller of max_length and the model's context)"
+            )
+    cut = [
+        replace(item, input_ids=item.input_ids[:limit], spans=item.spans[: limit - item.prompt_length])
+        for item in encoded
+    ]
+    truncated = sum(len(item.input_ids) > limit for item in encoded)
+    if truncated:
+        log.warning("%d of %d answers are cut at %d tokens, without an end", truncated, len(cut), limit)
+    return cut, truncated
+
+
 @dataclass(frozen=True)
 class Examples:
-    """Training examples as `profit.trainer.collate` takes them, and how many answers the length limit cut."""
+    """Training examples as `profit.run_trainer.collate` takes them, and how many answers the length limit cut."""
 
     rows: list[dict[str, Any]]
     truncated: int
@@ -215,56 +241,52 @@ class Examples:
     @property
     def tokens(self) -> int:
         """Target tokens of one epoch."""
-        return sum(len(row["roles"]) for row in self.rows)
+        return sum(len(row["input_ids"]) - row["prompt_length"] for row in self.rows)
 
 
 def prepare_examples(
     run: dict[str, Any],
     tokenizer: PreTrainedTokenizerBase,
     references: str | Path,
-    annotations: str | Path,
+    annotations: str | Path | None,
     context: int,
     scores: str | Path | None = None,
 ) -> Examples:
     """Tokens and labels of the references that the run trains on; at most min(max_length, `context`) tokens each.
 
-    With `scores` (profit.score, of any model with this tokenizer) every target also has its log-probability there.
+    Without `annotations` there are no labels. With `scores` (profit.score, of any model with this tokenizer) every
+    target also has its log-probability there.
 
     Raises:
-        InputError: as load_references, choose_references, load_annotations and encode_all; a prompt that leaves no
-            room for an answer; a reference without annotation, or with other tokens in `scores`.
+        InputError: as load_references, choose_references, load_annotations, encode_all and cut_all; a reference
+            without annotation, or with other tokens in `scores`.
     """
-    chosen = choose_references(load_references(references), run["references"], run["seed"])
-    spans = load_annotations(annotations, chosen)
-    limit = min(run["training"]["max_length"], context)
+    chosen = choose_references(load_references(references), run["references"], run["seed"], run.get("choice", "seed"))
+    spans = None if annotations is None else load_annotations(annotations, chosen)
     encoded = encode_all(tokenizer, chosen["prompt"].tolist(), chosen["answer"].tolist())
+    limit = min(run["training"]["max_length"], context)
+    encoded, truncated = cut_all(encoded, chosen["prompt_id"].tolist(), limit, references)
     stored = None if scores is None else load_scores(scores)
-    rows, truncated = [], 0
+    rows = []
     keys = zip(chosen["prompt_id"], chosen["reference_id"], strict=True)
     for number, (key, example) in enumerate(zip(keys, encoded, strict=True)):
-        if example.prompt_length >= limit:
-            raise InputError(
-                f"{references}: prompt {key[0]!r}: found {example.prompt_length} tokens, expected fewer than {limit} "
-                f"(the smaller of max_length and the model's context of {context})"
-            )
-        if key not in spans:
-            raise InputError(f"{annotations}: found nothing for prompt {key[0]!r}, reference {key[1]}, expected spans")
-        roles = [LABELS.index(label) for label in token_labels(example.spans, spans[key])]
-        rows.append({
-            "input_ids": example.input_ids[:limit], "prompt_length": example.prompt_length,
-            "roles": roles[: limit - example.prompt_length], "example": number,
-        })  # fmt: skip
+        rows.append({"input_ids": example.input_ids, "prompt_length": example.prompt_length, "example": number})
+        if spans is not None:
+            if key not in spans:
+                raise InputError(
+                    f"{annotations}: found nothing for prompt {key[0]!r}, reference {key[1]}, expected spans"
+                )
+            rows[-1]["roles"] = [LABELS.index(label) for label in token_labels(example.spans, spans[key])]
         if stored is not None:
             tokens, logprobs = stored.get(key, ([], []))
-            if tokens != example.input_ids[example.prompt_length :]:
+            targets = example.input_ids[example.prompt_length :]
+            # Scores of whole answers serve where training cuts them.
+            if tokens[: len(targets)] != targets:
                 raise InputError(
                     f"{scores}: prompt {key[0]!r}, reference {key[1]}: found {len(tokens)} tokens that are not those "
-                    f"of the answer, expected its {len(example.spans)}"
+                    f"of the answer, expected its {len(targets)}"
                 )
-            rows[-1]["reference_logprob"] = logprobs[: limit - example.prompt_length]
-        truncated += len(example.input_ids) > limit
-    if truncated:
-        log.warning("%d of %d answers are cut at %d tokens and train without an end", truncated, len(rows), limit)
+            rows[-1]["reference_logprob"] = logprobs[: len(targets)]
     return Examples(rows, truncated)
 
 

@@ -6,6 +6,8 @@ that are not there start at random. Here both end with a message that names the 
 No command: used by the rules `score`, `train`, `evaluate` and `overfit`.
 """
 
+import json
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +24,21 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from profit.bases import Compute
 from profit.data import check_tokenizer
-from profit.files import InputError
+from profit.files import InputError, file_hash
+from profit.validation import validated
+
+PLAIN = Compute()
+
+
+def parse_compute(text: str) -> Compute:
+    """How a model is held and run, from the JSON of --compute; InputError for what is no such block."""
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"--compute: found {text!r} ({error}), expected JSON") from None
+    return validated(Compute, content, "--compute")
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
@@ -49,8 +64,8 @@ def context_length(folder: str | Path) -> int:
         return AutoConfig.from_pretrained(folder).max_position_embeddings
 
 
-def load_weights(folder: str | Path) -> PreTrainedModel:
-    """Load a model folder in float32 on the CPU, dropout off.
+def load_weights(folder: str | Path, compute: Compute = PLAIN, frozen: bool = False) -> PreTrainedModel:
+    """Load a model folder on the CPU, dropout off: in float32, or in the precision of `compute` if it stays `frozen`.
 
     Raises:
         InputError: no model folder, or weights that are missing, incomplete, damaged or of other shapes.
@@ -60,8 +75,15 @@ def load_weights(folder: str | Path) -> PreTrainedModel:
     if (Path(folder) / "generation_config.json").is_file():
         with _loading(folder, "a generation_config.json that does not load"):
             GenerationConfig.from_pretrained(folder)
+    # What transformers takes by itself is sdpa, or eager for a model that has none.
+    attention = None if compute.attention == "sdpa" else compute.attention
     with _loading(folder, "weights that do not load"):
-        model, found = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, compute.precision) if frozen else torch.float32,
+            attn_implementation=attention,
+            output_loading_info=True,
+        )
     if found["missing_keys"]:
         missing = sorted(found["missing_keys"])
         raise InputError(
@@ -70,13 +92,17 @@ def load_weights(folder: str | Path) -> PreTrainedModel:
     return model
 
 
-def load_model(folder: str | Path, adapter: str | Path | None = None) -> PreTrainedModel | PeftModel:
-    """Load a model folder in float32, with a peft adapter on top, on the GPU where there is one; dropout off.
+def load_model(
+    folder: str | Path, adapter: str | Path | None = None, compute: Compute = PLAIN
+) -> PreTrainedModel | PeftModel:
+    """Load a model folder as `compute` says, with a float32 peft adapter on top, on the GPU where there is one.
+
+    Dropout is off.
 
     Raises:
         InputError: as `load_weights`, or an adapter folder that is missing, incomplete or made for another model.
     """
-    model = load_weights(folder)
+    model = load_weights(folder, compute, frozen=True)
     if adapter is not None:
         for name in ("adapter_config.json", "adapter_model.safetensors"):
             _expect_file(adapter, name, "a peft adapter folder")
@@ -86,12 +112,25 @@ def load_model(folder: str | Path, adapter: str | Path | None = None) -> PreTrai
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
-def load_run(base: str | Path, tuned: str | Path | None) -> PreTrainedModel | PeftModel:
+def load_run(base: str | Path, tuned: str | Path | None, compute: Compute = PLAIN) -> PreTrainedModel | PeftModel:
     """Load the base model, or the run `tuned` from it: a whole model folder or a peft adapter; as `load_model`."""
     if tuned is None:
-        return load_model(base)
+        return load_model(base, compute=compute)
     is_adapter = (Path(tuned) / "adapter_config.json").is_file()
-    return load_model(base, tuned) if is_adapter else load_model(tuned)
+    return load_model(base, tuned, compute) if is_adapter else load_model(tuned, compute=compute)
+
+
+def weights_hash(folder: str | Path) -> dict[str, str]:
+    """First 16 hexadecimal digits of the SHA-256 of every file in a model folder, by name.
+
+    Weights linked from a cache of the hub, where files are called by their SHA-256, are not read.
+    """
+    found = {}
+    for file in sorted(file for file in Path(folder).iterdir() if file.is_file()):
+        stored = file.resolve().name
+        known = file.is_symlink() and re.fullmatch("[0-9a-f]{64}", stored)
+        found[file.name] = stored[:16] if known else file_hash(file)
+    return found
 
 
 def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -1,6 +1,7 @@
 """Overfitting of a run to its references, and the diversity of its answers (paper §3.2, Figures 1 and 2).
 
-Per part of the targets (all, core, replaceable), with NLL the mean negative log-probability a token in nats:
+Per part of the targets (all; core and replaceable where there are labels), with NLL the mean negative log-probability
+a token in nats:
 
     overfit = [NLL(held) - NLL(trained)] under the run's model - [NLL(held) - NLL(trained)] under its base
 
@@ -11,7 +12,7 @@ Diversity of the sampled answers to one benchmark, words split at white space: d
 all word pairs of all answers; pair_distance = mean over questions of 1 - Jaccard similarity of the word-pair sets of
 two answers to the same question.
 
-    python -m profit overfit --run LEAF --model BASE --tuned DIR --references P --base-scores P --annotations P
+    python -m profit overfit --run LEAF --model BASE --tuned DIR --references P --base-scores P [--annotations P]
         --train train.json --samples samples.parquet --output JSON
 """
 
@@ -29,17 +30,18 @@ from profit import provenance
 from profit.correlate import SPAN_COLUMNS, label_tokens, read_scores
 from profit.data import choose_references, load_references
 from profit.files import InputError, read_json, read_parquet, write_json
-from profit.models import load_run, load_tokenizer
+from profit.models import PLAIN, load_run, load_tokenizer, parse_compute
 from profit.score import score_frame
 
 log = logging.getLogger(__name__)
 
 PARTS = {"all": None, "core": "core", "replaceable": "replaceable"}
-BENCHMARK = "same_length"
 KEYS = ["prompt_id", "reference_id"]
 
 
-def select_references(references: pd.DataFrame, k: int, seed: int, unseen: list[int]) -> pd.DataFrame:
+def select_references(
+    references: pd.DataFrame, k: int, seed: int, unseen: list[int], choice: str = "seed"
+) -> pd.DataFrame:
     """References of a run, trained ones (as it chose them) and held ones of the same prompts; `held` tells them apart.
 
     `unseen` names the chosen ones, by number, that the run was too short to reach; they count for neither.
@@ -47,7 +49,7 @@ def select_references(references: pd.DataFrame, k: int, seed: int, unseen: list[
     Raises:
         InputError: fewer than k references to train on, or no held reference.
     """
-    trained = choose_references(references, k, seed).drop(index=unseen)
+    trained = choose_references(references, k, seed, choice).drop(index=unseen)
     held = references[references.held & references.prompt_id.isin(trained.prompt_id)]
     if held.empty:
         raise InputError("references: found no held reference of the trained prompts, expected at least one")
@@ -75,16 +77,22 @@ def base_rows(scores: pd.DataFrame, tuned: pd.DataFrame, source: str) -> NDArray
 
 
 def overfit_parts(
-    tuned: NDArray[np.float64], base: NDArray[np.float64], held: NDArray[np.bool_], labels: NDArray[np.object_]
+    tuned: NDArray[np.float64],
+    base: NDArray[np.float64],
+    held: NDArray[np.bool_],
+    labels: NDArray[np.object_] | None,
 ) -> dict[str, dict[str, float | None]]:
     """Mean NLL a token of trained and held references under run and base, and the overfit, for each of PARTS.
 
     Args: log-probabilities under the run and the base, whether the token's reference is held, and its label; all of
-        shape (tokens,). A part without trained or without held tokens has None where a mean is undefined.
+        shape (tokens,). Without labels there is the part `all` alone. A part without trained or without held tokens
+        has None where a mean is undefined.
     """
     parts = {}
     for part, label in PARTS.items():
-        chosen = np.ones(len(labels), dtype=bool) if label is None else labels == label
+        if labels is None and label is not None:
+            continue
+        chosen = np.ones(len(held), dtype=bool) if label is None else labels == label
         values: dict[str, float | None] = {}
         for name, logprob in (("nll", tuned), ("base", base)):
             for kind, mask in (("trained", chosen & ~held), ("held", chosen & held)):
@@ -132,9 +140,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--tuned", required=True, help="folder of the run's model, or of its adapter")
     parser.add_argument("--references", required=True, help="references.parquet")
     parser.add_argument("--base-scores", required=True, help="scores of the base, from profit.score")
-    parser.add_argument("--annotations", required=True, help="labelled spans, from profit.annotate")
+    parser.add_argument("--annotations", help="labelled spans, from profit.annotate; left out: no part but all")
     parser.add_argument("--train", required=True, help="train.json of the run")
     parser.add_argument("--samples", required=True, help="samples.parquet of the run's evaluation")
+    parser.add_argument("--benchmark", default="same_length", help="the diversity of whose answers is measured")
+    parser.add_argument("--max-length", type=int, help="tokens at which longer answers are cut, as in --base-scores")
+    parser.add_argument("--compute", type=parse_compute, default=PLAIN, help="how the model is held, as JSON")
     parser.add_argument("--output", required=True, help="JSON")
     return parser
 
@@ -172,23 +183,26 @@ def main(argv: list[str] | None = None) -> None:
     run = parse_run(args.run)
     cost, unseen = read_training(args.train)
     samples = read_parquet(args.samples, ["benchmark", "question_id", "text"])
-    samples = samples[samples.benchmark == BENCHMARK]
+    samples = samples[samples.benchmark == args.benchmark]
     if samples.empty:
-        raise InputError(f"{args.samples}, column benchmark: found no {BENCHMARK!r}, expected its answers")
+        raise InputError(f"{args.samples}, column benchmark: found no {args.benchmark!r}, expected its answers")
     base = read_scores(args.base_scores, [*KEYS, "position", "token_id", "logprob"])
-    references = select_references(load_references(args.references), run["references"], run["seed"], unseen)
-    spans = read_parquet(args.annotations, SPAN_COLUMNS)
+    references = select_references(
+        load_references(args.references), run["references"], run["seed"], unseen, run.get("choice", "seed")
+    )
+    spans = None if args.annotations is None else read_parquet(args.annotations, SPAN_COLUMNS)
     world = provenance.world_of(args.references)
-    with provenance.job("overfit", settings=run, world=world) as job:
+    with provenance.job("overfit", settings={**run, "compute": args.compute.model_dump()}, world=world) as job:
         tokenizer = load_tokenizer(args.model)
-        scores = score_frame(load_run(args.model, args.tuned), tokenizer, references)
+        model = load_run(args.model, args.tuned, args.compute)
+        scores = score_frame(model, tokenizer, references, max_length=args.max_length)
         job.tokens(len(scores), "scored")
         counts = scores.groupby(KEYS, sort=False).size()
         parts = overfit_parts(
             scores.logprob.to_numpy(np.float64),
             base_rows(base, scores, args.base_scores),
             np.repeat(references.held.to_numpy(), counts.to_numpy()),
-            label_tokens(scores, spans, args.annotations),
+            None if spans is None else label_tokens(scores, spans, args.annotations),
         )
         answers = diversity(samples.question_id.tolist(), samples.text.tolist())
         named = {key: run[key] for key in ("model", "method", "seed", "references", "budget")}

@@ -3,7 +3,7 @@
 For target token y_t after prompt x and earlier targets y_<t, with p = softmax of the model's logits in float32:
 log p(y_t | x, y_<t); entropy -sum_v p_v log p_v in nats; rank = number of vocabulary entries with a larger logit.
 The end token is a target too. Without gradients; answers of like length share a batch, which cannot change a value
-beyond rounding.
+beyond rounding. With --max-length answers are cut as training cuts them, so that the scores are those of its targets.
 
     python -m profit score --model DIR [--tuned DIR] --references references.parquet --output scores.parquet
 """
@@ -18,11 +18,11 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from profit import provenance
-from profit.data import Encoded, encode_all, load_references
+from profit.data import Encoded, cut_all, encode_all, load_references
 from profit.files import InputError, write_parquet
 from profit.fuse import fuse_head
 from profit.logits import IGNORED, token_statistics
-from profit.models import load_run, load_tokenizer, pad_token
+from profit.models import PLAIN, load_run, load_tokenizer, pad_token, parse_compute
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +58,13 @@ def score_frame(
     tokenizer: PreTrainedTokenizerBase,
     frame: pd.DataFrame,
     batch_tokens: int = BATCH_TOKENS,
+    max_length: int | None = None,
 ) -> pd.DataFrame:
     """Score every target token of the answers in `frame` (columns prompt_id, reference_id, prompt, answer).
 
     Args:
         batch_tokens: most tokens, padding included, of one forward pass; one answer is always allowed.
+        max_length: tokens of prompt and answer; what is longer than that or the model's context is cut and counted.
 
     Returns:
         One row a target token in the order of `frame`: prompt_id, reference_id, position (0 = first of answer),
@@ -70,12 +72,15 @@ def score_frame(
         logprob, entropy (nats), rank.
 
     Raises:
-        InputError: no row, an answer longer than the model's context, or a model that gives NaN.
+        InputError: no row, without `max_length` an answer longer than the model's context, with it a prompt that
+            leaves no room for one, or a model that gives NaN.
     """
     if frame.empty:
         raise InputError("references: found no row, expected at least one answer to score")
     encoded = encode_all(tokenizer, frame.prompt.tolist(), frame.answer.tolist())
     context = getattr(model.config, "max_position_embeddings", None)
+    if max_length is not None:
+        encoded, _ = cut_all(encoded, frame.prompt_id.tolist(), min(max_length, context or max_length), "references")
     for item, name, number in zip(encoded, frame.prompt_id, frame.reference_id, strict=True):
         if context is not None and len(item.input_ids) > context:
             raise InputError(
@@ -148,6 +153,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--references", required=True, help="references.parquet")
     parser.add_argument("--output", required=True, help="Parquet, one row a target token")
     parser.add_argument("--batch-tokens", type=int, default=BATCH_TOKENS, help="tokens of one forward pass")
+    parser.add_argument("--max-length", type=int, help="cut longer answers at so many tokens, the prompt's included")
+    parser.add_argument("--compute", type=parse_compute, default=PLAIN, help="how the model is held, as JSON")
     return parser
 
 
@@ -157,10 +164,12 @@ def main(argv: list[str] | None = None) -> None:
     if args.batch_tokens < 1:
         raise InputError(f"--batch-tokens: found {args.batch_tokens}, expected at least 1")
     world = provenance.world_of(args.references)
-    with provenance.job("score", settings={"model": args.model, "tuned": args.tuned}, world=world) as job:
+    settings = {key: getattr(args, key) for key in ("model", "tuned", "max_length")}
+    settings["compute"] = args.compute.model_dump()
+    with provenance.job("score", settings=settings, world=world) as job:
         references = load_references(args.references)
-        model, tokenizer = load_run(args.model, args.tuned), load_tokenizer(args.model)
-        scores = score_frame(model, tokenizer, references, args.batch_tokens)
+        model, tokenizer = load_run(args.model, args.tuned, args.compute), load_tokenizer(args.model)
+        scores = score_frame(model, tokenizer, references, args.batch_tokens, args.max_length)
         job.tokens(len(scores), "scored")
         write_parquet(args.output, scores, {"provenance": job.record()})
     log.info(

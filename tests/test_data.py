@@ -127,3 +127,45 @@ def test_chosen_references_are_never_held_nested_and_change_with_the_seed(refere
     assert not other["reference_id"].equals(chosen[1]["reference_id"])
     with pytest.raises(InputError, match="found 3 .*expected 4"):
         data.choose_references(frame, 4, seed=1)
+
+
+def test_the_first_references_are_those_with_the_lowest_numbers(references_path):
+    frame = data.load_references(references_path)
+    frame.loc[frame["prompt_id"] == "p003", "reference_id"] = [7, 0, 5, 6]
+    for seed in (0, 1):
+        chosen = data.choose_references(frame, 2, seed, choice="first")
+        numbers = chosen.groupby("prompt_id")["reference_id"].apply(sorted)
+        assert numbers.pop("p003") == [0, 5] and numbers.map(lambda own: own == [0, 1]).all()
+
+
+RUN = {"references": 1, "seed": 0, "training": {"max_length": 64}}
+
+
+def test_a_run_takes_the_references_that_its_leaf_says(tokenizer, references_path):
+    frame = data.load_references(references_path)
+    for leaf, choice in ((RUN, "seed"), (RUN | {"choice": "seed"}, "seed"), (RUN | {"choice": "first"}, "first")):
+        chosen = data.choose_references(frame, 1, 0, choice)
+        expected = data.encode_all(tokenizer, chosen["prompt"].tolist(), chosen["answer"].tolist())
+        found = data.prepare_examples(leaf, tokenizer, references_path, None, 64)
+        assert [row["input_ids"] for row in found.rows] == [item.input_ids for item in expected]
+
+
+def test_without_annotations_nothing_has_a_role(tokenizer, references_path, annotations_path, tmp_path):
+    labelled = data.prepare_examples(RUN, tokenizer, references_path, annotations_path, 64)
+    plain = data.prepare_examples(RUN, tokenizer, references_path, None, 64)
+    assert plain.tokens == labelled.tokens == sum(len(row["roles"]) for row in labelled.rows)
+    assert [{**row, "roles": None} for row in plain.rows] == [{**row, "roles": None} for row in labelled.rows]
+    annotations = pd.read_parquet(annotations_path)
+    write_parquet(tmp_path / "some.parquet", annotations[annotations["prompt_id"] != "p004"])
+    with pytest.raises(InputError, match="some.parquet: found nothing for prompt 'p004', reference .*expected spans"):
+        data.prepare_examples(RUN, tokenizer, references_path, tmp_path / "some.parquet", 64)
+
+
+def test_answers_are_cut_at_a_limit_and_counted(tokenizer, caplog):
+    short, long = data.encode_all(tokenizer, ["Mia has 3 ."] * 2, ["7 .", "The answer is 3 . The answer is 3 ."])
+    limit = short.prompt_length + 4
+    (whole, cut), truncated = data.cut_all([short, long], ["p0", "p1"], limit, "r.parquet")
+    assert (whole, truncated) == (short, 1) and "1 of 2 answers are cut at" in caplog.text
+    assert cut.input_ids == long.input_ids[:limit] and cut.spans == long.spans[:4]
+    with pytest.raises(InputError, match=f"r.parquet: prompt 'p0': found {limit - 4} tokens, expected fewer than"):
+        data.cut_all([short, long], ["p0", "p1"], short.prompt_length, "r.parquet")

@@ -1,7 +1,9 @@
 """A damaged or incomplete folder of a model, tokenizer or adapter is named, by the loaders and by the rules."""
 
+import hashlib
 import json
 import shutil
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -135,6 +137,52 @@ def test_whole_folders_load_as_transformers_and_peft_load_them(model_folder: Pat
     assert tensors and all(torch.equal(adapted[name], value) for name, value in tensors.items())
 
 
+def test_compute_decides_precision_and_attention(model_folder: Path, adapter: Path) -> None:
+    compute = models.parse_compute('{"precision": "bfloat16", "attention": "eager"}')
+    base = models.load_run(model_folder, None, compute)
+    assert base.dtype == torch.bfloat16 and base.config._attn_implementation == "eager"
+    # What trains stays in float32, and so does an adapter.
+    assert models.load_weights(model_folder, compute).dtype == torch.float32
+    kinds = {name: value.dtype for name, value in models.load_run(model_folder, adapter, compute).named_parameters()}
+    for name, kind in kinds.items():
+        assert kind == (torch.float32 if "lora_" in name else torch.bfloat16), name
+    assert models.load_run(model_folder, model_folder, compute).dtype == torch.bfloat16
+    plain = models.load_run(model_folder, adapter)
+    assert {value.dtype for value in plain.parameters()} == {torch.float32}
+    assert plain.get_base_model().config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "--compute: found '{' .*expected JSON"),
+        ("[]", "--compute: found"),
+        ('{"precision": "float16"}', "--compute.precision: found 'float16', expected one of float32, bfloat16"),
+        ('{"processes": 0}', "--compute.processes: found 0"),
+        ('{"gpus": 2}', "--compute: found 'gpus', expected one of precision"),
+    ],
+)
+def test_a_wrong_block_of_compute_is_named(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        models.parse_compute(text)
+
+
+def test_linked_weights_are_known_by_the_name_of_what_they_link_to(folder: Path, tmp_path: Path) -> None:
+    before = models.weights_hash(folder)
+    assert before.keys() == {file.name for file in folder.iterdir()}
+    weights, stored = folder / "model.safetensors", hashlib.sha256((folder / "model.safetensors").read_bytes())
+    blob = tmp_path / stored.hexdigest()
+    weights.rename(blob)
+    weights.symlink_to(blob)
+    assert models.weights_hash(folder) == before
+    # Not read: what is written into it is not seen. A link to a file of another name is.
+    blob.write_bytes(b"other")
+    assert models.weights_hash(folder) == before
+    weights.unlink()
+    weights.symlink_to(blob.rename(tmp_path / "blob"))
+    assert models.weights_hash(folder) != before
+
+
 def test_padding_is_the_pad_token_or_the_end_token(model_folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     assert models.pad_token(tokenizer) == tokenizer.convert_tokens_to_ids("<pad>")
@@ -154,7 +202,7 @@ def test_evaluate_names_a_damaged_run(model_folder: Path, folder: Path, adapter:
     tuned, file = (folder, "model.safetensors") if kind == "whole" else (adapter, "adapter_model.safetensors")
     cut(tuned / file)
     with pytest.raises(InputError, match=f"{tuned.name}: found .* not load"):
-        evaluate.load_lm(str(model_folder), str(tuned), batch_size=4)
+        evaluate.load_merged(Namespace(model=str(model_folder), tuned=str(tuned), compute=models.PLAIN))
 
 
 def test_overfit_names_a_damaged_run(
@@ -170,7 +218,7 @@ def test_overfit_names_a_damaged_run(
         files["train"],
         {"unseen": [], "provenance": {"tokens": {"trained": 1}, "cpu_seconds": 1.0, "wall_seconds": 1.0}},
     )
-    columns = {"benchmark": [overfit.BENCHMARK], "question_id": ["q"], "text": ["a b"]}
+    columns = {"benchmark": ["same_length"], "question_id": ["q"], "text": ["a b"]}
     write_parquet(files["samples"], pd.DataFrame(columns))
     run = {"model": "tiny", "method": "sft", "seed": 0, "references": 1, "budget": "epochs"}
     cut(folder / "model.safetensors")

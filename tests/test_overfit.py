@@ -182,6 +182,34 @@ def test_command_reads_the_answers_of_its_benchmark_alone(files: dict[str, Path]
         call(files)
 
 
+def test_another_benchmark_can_be_named(files: dict[str, Path]) -> None:
+    assert call(files | {"benchmark": "longer"})["diversity"]["distinct_2"] == 1
+
+
+def test_without_labels_there_is_one_part(files: dict[str, Path]) -> None:
+    labelled = call(files)["parts"]
+    del files["annotations"]
+    assert call(files)["parts"] == {"all": labelled["all"]}
+
+
+def test_answers_are_cut_as_the_scores_of_the_base_are(files: dict[str, Path]) -> None:
+    whole, arguments = call(files), ["--model", "--references"]
+    given = [part for name in arguments for part in (name, str(files[name[2:]]))]
+    score.main([*given, "--max-length", "24", "--output", str(files["base-scores"])])
+    with pytest.raises(InputError, match="base-scores.parquet, prompt p000, .*found no row"):
+        call(files)
+    found = call(files | {"max-length": 24})
+    assert found["provenance"]["tokens"]["scored"] < whole["provenance"]["tokens"]["scored"]
+    assert found["parts"]["all"] != whole["parts"]["all"] and found["parts"]["core"]["overfit"] is not None
+
+
+def test_the_first_references_are_those_that_the_run_trained_on(files: dict[str, Path]) -> None:
+    references = load_references(files["references"])
+    chosen = overfit.select_references(references, 1, 3, unseen=[], choice="first")
+    assert (chosen[~chosen.held].reference_id == 0).all() and chosen.held.sum() == references.prompt_id.nunique()
+    assert call(files, references=1)["parts"] != call(files, references=1, choice="first")["parts"]
+
+
 def test_selection_is_the_runs_own_and_holds_the_held(references_path: Path) -> None:
     references = load_references(references_path)
     chosen = overfit.select_references(references, 2, 3, unseen=[])

@@ -9,10 +9,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from profit import score
-from profit.data import encode, load_references
-from profit.files import InputError, read_parquet, read_parquet_metadata
+from profit.data import encode, load_references, prepare_examples
+from profit.files import InputError, read_parquet, read_parquet_metadata, write_parquet
 from profit.logits import LMHead, token_statistics
-from profit.models import load_model, load_tokenizer
+from profit.models import load_model, load_tokenizer, parse_compute
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +142,53 @@ def test_a_damaged_file_of_references_is_named(
     with pytest.raises(InputError, match="references.parquet"):
         score.main(["--model", str(model_folder), "--references", str(path), "--output", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+def test_cut_answers_are_scored_as_far_as_training_sees_them(
+    model_folder: Path, references_path: Path, tmp_path: Path
+) -> None:
+    limit, tokenizer = 24, load_tokenizer(model_folder)
+    model, references = load_model(model_folder), load_references(references_path)
+    whole, cut = (score.score_frame(model, tokenizer, references, max_length=length) for length in (None, limit))
+    write_parquet(tmp_path / "whole.parquet", whole)
+    write_parquet(tmp_path / "cut.parquet", cut)
+    keys = ["prompt_id", "reference_id", "position"]
+    both = whole.merge(cut, on=keys, suffixes=("", "_cut"), validate="one_to_one")
+    assert len(both) == len(cut) < len(whole) and (both.token_id == both.token_id_cut).all()
+    assert np.abs(both.logprob - both.logprob_cut).max() < 1e-5
+    run = {"references": 3, "seed": 0, "training": {"max_length": limit}}
+    examples = [
+        prepare_examples(run, tokenizer, references_path, None, 64, tmp_path / f"{name}.parquet")
+        for name in ("whole", "cut")
+    ]
+    assert examples[0].tokens == examples[1].tokens == len(cut[cut.reference_id < 3])
+    for one, two in zip(*(found.rows for found in examples), strict=True):
+        assert one["input_ids"] == two["input_ids"]
+        assert one["reference_logprob"] == pytest.approx(two["reference_logprob"], abs=1e-5)
+    short = {**run, "training": {"max_length": limit + 1}}
+    with pytest.raises(InputError, match=r"cut.parquet: prompt 'p000', reference 0: found \d+ tokens that are not"):
+        prepare_examples(short, tokenizer, references_path, None, 64, tmp_path / "cut.parquet")
+
+
+def test_a_limit_beyond_the_context_is_the_context(model_folder: Path, references: pd.DataFrame) -> None:
+    model, tokenizer = load_model(model_folder), load_tokenizer(model_folder)
+    scores = score.score_frame(model, tokenizer, references.head(1).assign(answer="7 " * 60), max_length=1000)
+    assert len(scores) == 64 - encode(tokenizer, references.prompt[0], "7 .").prompt_length
+    with pytest.raises(InputError, match="references: prompt 'p000': found .* fewer than 10"):
+        score.score_frame(model, tokenizer, references, max_length=10)
+
+
+def test_attention_and_precision_change_scores_by_rounding_alone(
+    model_folder: Path, references_path: Path, tmp_path: Path
+) -> None:
+    found = {}
+    for compute in ("{}", '{"attention": "eager"}', '{"precision": "bfloat16"}'):
+        arguments = {"model": model_folder, "references": references_path, "compute": compute}
+        arguments["output"] = tmp_path / "out.parquet"
+        score.main([part for key, value in arguments.items() for part in (f"--{key}", str(value))])
+        found[compute] = read_parquet(arguments["output"]).logprob
+    plain, eager, half = found.values()
+    assert np.abs(eager - plain).max() < 1e-4
+    assert 1e-4 < np.abs(half - plain).mean() < 0.05
+    made = read_parquet_metadata(tmp_path / "out.parquet")["provenance"]["settings"]["compute"]
+    assert made == parse_compute('{"precision": "bfloat16"}').model_dump()
