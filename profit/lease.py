@@ -94,10 +94,19 @@ def lease(count: int, folder: Path = FOLDER) -> list[str]:
 
 def list_gpus() -> list[str]:
     """UUIDs of this machine's GPUs in the order of nvidia-smi; none without it or its driver."""
+    return re.findall(r"^GPU \d+: .*\(UUID: ([^)]+)\)", _listed(), flags=re.MULTILINE)
+
+
+def gpu_name() -> str:
+    """What nvidia-smi calls the first GPU of this machine; nothing without one."""
+    found = re.search(r"^GPU \d+: (.*) \(UUID: ", _listed(), flags=re.MULTILINE)
+    return found[1] if found else ""
+
+
+def _listed() -> str:
     if shutil.which("nvidia-smi") is None:
-        return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
-    return re.findall(r"^GPU \d+: .*\(UUID: ([^)]+)\)", listed, flags=re.MULTILINE)
+        return ""
+    return subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
 
 
 def in_reach(uuids: list[str], mask: str | None) -> dict[str, str]:

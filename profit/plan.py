@@ -1,9 +1,13 @@
-"""How long a study will take here: jobs by rule and wall time, before the first job starts.
+"""What a study will take, before the first job starts: runs, jobs and time; of real models also memory and disk.
 
-CPU seconds of a job = fixed + work x unit x size, with the constants of `COSTS` measured on the machine whose `probe`
-takes REFERENCE_PROBE seconds; wall time = the serial stages, then the rest shared by the cores.
+A miniature: CPU seconds of a job = fixed + work x unit x size, with the constants of `COSTS` measured on the machine
+whose `probe` takes REFERENCE_PROBE seconds; wall time = the serial stages, then the rest shared by the cores.
+
+Real models: GPU-hours by the arithmetic of profit.costs, memory and disk by that of profit.sizes; wall time = what the
+rest waits for or what waits for the rest, and the rest shared by the GPUs, at least the longest job.
 
     python -m profit.plan workflow/studies/miniature.yaml
+    python -m profit.plan workflow/studies/paper.yaml --gpu H20 --gpus 8
 """
 
 import argparse
@@ -13,11 +17,21 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
+from profit import costs, sizes
+from profit.costs import DEFAULT_GPU, GPU, GPUS
 from profit.files import InputError
 from profit.miniature.world import Pretraining
 from profit.runs import Run, benchmarks_of, runs_of, study_runs
 from profit.settings import STORED_SCORES
 from profit.study import Study, load_study
+
+Runs = dict[tuple[str, str, int], Run]
+
+# Every rule whose jobs are counted, in the order of the work.
+RULES = (
+    "collect", "generate", "fetch", "pretrain", "questions", "score", "annotate", "agreement", "correlate", "train",
+    "evaluate", "overfit", "tabulate", "tune", "draw", "report",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,7 @@ COSTS = {
 # Seconds of Snakemake's own work around each job, and of loading the fork server before the first one.
 OVERHEAD, SERVER = 0.3, 5.0
 # Rules whose jobs run alone, one after another, before anything else can start; two threads are not twice as fast.
-SERIAL = ("generate", "pretrain", "tabulate", "report", "tune")
+SERIAL = ("generate", "pretrain", "collect", "fetch", "tabulate", "report", "tune")
 TWO_THREADS = 1.4
 REFERENCE_PROBE, PROBES = 0.017, 10
 DEFAULT_SIZE = 3 * 128**2
@@ -54,33 +68,62 @@ DEFAULT_SIZE = 3 * 128**2
 
 @dataclass(frozen=True)
 class Job:
-    """One job of a study, as much of it as its cost depends on."""
+    """One job: its predicted seconds (of CPU in a miniature; None: unknown) and the GPUs that it holds meanwhile."""
 
     rule: str
-    seconds: float
+    seconds: float | None
+    gpus: int = 0
 
 
-def jobs_of(study: Study) -> list[Job]:
-    """Every job of the default target of a study."""
-    runs = study_runs(runs_of(study))
-    names = [("generate", {}), ("tabulate", {}), ("report", {})]
-    names += [(rule, {"model": model}) for rule in ("pretrain", "score") for model in study.models]
-    names += [("annotate", {})] * (len(study.analysis.annotators) + (study.world_check is not None))
-    names += [("correlate", {})] * len(study.models) * len(study.analysis.annotators)
-    names += [("draw", {})] * (4 + sum(value is not None for _, value in study.sweeps))
-    pairs = [run for run in runs if STORED_SCORES.get(run.leaf["objective"]["name"]) == "pair"]
-    scored = {(run.leaf["model"], run.leaf["paired_with"], run.leaf["seed"]) for run in pairs}
-    names += [("score", {"model": model}) for model, _, _ in scored]
+def jobs_of(study: Study, gpu: GPU = GPUS[DEFAULT_GPU]) -> list[Job]:
+    """Every job of the default target of a study; of real models, as long as they take on such GPUs."""
+    runs = runs_of(study)
+    return [job_of(study, runs, rule, wildcards, gpu) for rule, wildcards in _named(study, study_runs(runs))]
+
+
+def _named(study: Study, runs: list[Run]) -> list[tuple[str, dict[str, object]]]:
+    """Rule and wildcards of every job."""
+    annotators, models = study.analysis.annotators, study.models
+    names: list[tuple[str, dict[str, object]]] = [("tabulate", {}), ("report", {})]
+    if study.miniature:
+        names += [("generate", {}), *(("pretrain", {"model": model}) for model in models)]
+    else:
+        asked = {name for model in models for name in study.asked(model)}
+        names += [("collect", {}), *(("fetch", {"model": model}) for model in models)]
+        names += [("questions", {"benchmark": name}) for name in asked]
+    names += [("annotate", {"annotator": name}) for name in annotators]
+    names += [("annotate", {"annotator": study.labels})] * (study.world_check is not None)
+    names += [("agreement", {})] * (len(annotators) > 1 and study.labels != "truth")
+    names += [("correlate", {"model": model}) for model in models] * len(annotators)
+    names += [("draw", {})] * (2 + 2 * bool(annotators) + sum(value is not None for _, value in study.sweeps))
+    scored = {(model, "base") for model in models if annotators}
     for run in runs:
-        keys = dict(zip(("model", "method", "seed"), run.key, strict=True))
+        model, method, seed = run.key
+        whose = STORED_SCORES.get(run.leaf["objective"]["name"])
+        if whose == "base" or "overfitting" in run.groups:
+            scored.add((model, "base"))
+        if whose == "pair":
+            scored.add((model, f"{run.leaf['paired_with']}_seed{seed}"))
+        keys = {"model": model, "method": method, "seed": seed}
         names += [("train", keys)] * run.trained + [("overfit", keys)] * ("overfitting" in run.groups)
         names += [("evaluate", keys)] * len(run.checkpoints)
-    by_key = runs_of(study)
-    return [Job(rule, job_seconds(study, by_key, rule, wildcards)) for rule, wildcards in names]
+    return names + [("score", {"model": model, "scored": name}) for model, name in scored]
 
 
-def job_seconds(study: Study, runs: dict[tuple[str, str, int], Run], rule: str, wildcards: dict[str, object]) -> float:
-    """Predicted CPU seconds of a job on the reference machine."""
+def job_of(study: Study, runs: Runs, rule: str, wildcards: dict[str, object], gpu: GPU | None) -> Job:
+    """A job by its wildcards; without a GPU, nothing is known of a job that wants one."""
+    if study.miniature:
+        return Job(rule, job_seconds(study, runs, rule, wildcards))
+    model, annotator = (str(wildcards[key]) if key in wildcards else None for key in ("model", "annotator"))
+    run = runs[model, str(wildcards["method"]), int(str(wildcards["seed"]))] if "seed" in wildcards else None
+    gpus = costs.gpus_of(study, rule, model)
+    if gpus and gpu is None:
+        return Job(rule, None, gpus)
+    return Job(rule, costs.job_seconds(study, rule, gpu or GPUS[DEFAULT_GPU], model, run, annotator), gpus)
+
+
+def job_seconds(study: Study, runs: Runs, rule: str, wildcards: dict[str, object]) -> float:
+    """Predicted CPU seconds of a job of a miniature on the reference machine."""
     if rule not in COSTS:
         return 0.0
     cost, work, data = COSTS[rule], 0.0, study.data
@@ -113,6 +156,16 @@ def wall_seconds(jobs: list[Job], cores: int, speed: float) -> float:
     return speed * (SERVER + serial + shared / cores)
 
 
+def wall_seconds_on_gpus(jobs: list[Job], gpus: int) -> float | None:
+    """Predicted wall seconds of jobs with real models on so many GPUs; None if one is unknown or finds too few."""
+    if any(job.seconds is None or job.gpus > gpus for job in jobs):
+        return None
+    serial = sum(job.seconds for job in jobs if job.rule in SERIAL)
+    shared = [job for job in jobs if job.rule not in SERIAL]
+    together = sum(job.seconds * job.gpus for job in shared) / max(gpus, 1)
+    return serial + max([together, *(job.seconds for job in shared)])
+
+
 def probe() -> float:
     """How many times slower than the reference machine this one is, from a fifth of a second of arithmetic."""
     return min(_arithmetic() for _ in range(PROBES)) / REFERENCE_PROBE
@@ -128,15 +181,39 @@ def _arithmetic() -> float:
 
 
 def table(jobs: list[Job], cores: int, speed: float) -> str:
-    """Jobs and CPU seconds by rule, and the wall time, as text."""
+    """Jobs and CPU seconds by rule of a miniature, and the wall time, as text."""
     counts = Counter(job.rule for job in jobs)
     lines = [f"{'rule':<12}{'jobs':>6}{'CPU seconds':>14}"]
-    for rule in sorted(counts, key=lambda name: list(COSTS).index(name)):
+    for rule in sorted(counts, key=RULES.index):
         seconds = speed * sum(job.seconds for job in jobs if job.rule == rule)
         lines.append(f"{rule:<12}{counts[rule]:>6}{seconds:>14.0f}")
     wall = wall_seconds(jobs, cores, speed)
     lines.append(f"{len(jobs)} jobs, predicted to take {clock(wall)} on {cores} cores")
     return "\n".join(lines)
+
+
+def table_on_gpus(jobs: list[Job], gpu: GPU | None, gpus: int) -> str:
+    """Jobs and GPU-hours by rule of a study of real models, and the wall time, as text."""
+    counts = Counter(job.rule for job in jobs)
+    lines = [f"{'rule':<12}{'jobs':>6}{'GPU-hours':>18}"]
+    for rule in sorted(counts, key=RULES.index):
+        own = [job for job in jobs if job.rule == rule]
+        lines.append(f"{rule:<12}{counts[rule]:>6}{gpu_hours(own) if any(job.gpus for job in own) else '-':>18}")
+    wall = wall_seconds_on_gpus(jobs, gpus)
+    unknown = "GPUs that profit/costs.py does not know" if gpus else "a machine without a GPU"
+    where = f"{gpus} x {gpu.name}" if gpu else unknown
+    taken = f"predicted to take {clock(wall)}" if wall is not None else "how long they take is unknown"
+    lines.append(f"{len(jobs)} jobs, {gpu_hours(jobs)} GPU-hours, {taken} on {where}")
+    return "\n".join(lines)
+
+
+def gpu_hours(jobs: list[Job]) -> str:
+    """Hours of all GPUs of some jobs together, those apart of which nothing is known."""
+    on_gpus = [job for job in jobs if job.gpus]
+    known = [job.seconds * job.gpus / 3600 for job in on_gpus if job.seconds is not None]
+    if len(known) == len(on_gpus):
+        return f"{sum(known):,.1f}"
+    return f"{sum(known):,.1f} + unknown" if known else "unknown"
 
 
 def headline(study: Study) -> str:
@@ -149,6 +226,8 @@ def clock(seconds: float) -> str:
     """75 -> "1 min 15 s"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours // 24} d {hours % 24} h"
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
@@ -159,13 +238,20 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--cores", type=int, default=len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
     )
+    parser.add_argument("--gpu", choices=GPUS, default=DEFAULT_GPU, help="of a study of real models")
+    parser.add_argument("--gpus", type=int, default=1, help="how many of them")
     arguments = parser.parse_args(argv)
     try:
         study = load_study(arguments.study)
+        print(headline(study))
     except InputError as error:
         sys.exit(str(error))
-    print(headline(study))
-    print(table(jobs_of(study), arguments.cores, probe()))
+    if study.miniature:
+        print(table(jobs_of(study), arguments.cores, probe()))
+        return
+    gpu = GPUS[arguments.gpu]
+    print(table_on_gpus(jobs_of(study, gpu), gpu, arguments.gpus))
+    print(sizes.needs(study, study_runs(runs_of(study)), gpu, arguments.gpus))
 
 
 if __name__ == "__main__":

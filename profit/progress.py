@@ -6,26 +6,30 @@ onsuccess.
 
 import json
 import logging
+import os
 import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from profit import forkserver, plan
-from profit.files import read_json, write_json
-from profit.runs import runs_of
+from profit import forkserver, lease, plan, sizes
+from profit.costs import DEFAULT_GPU, GPU, GPUS, gpu_called
+from profit.files import InputError, read_json, write_json
+from profit.runs import runs_of, study_runs
 from profit.study import Study
 
 LAST_LINES = 20
 QUIET_SECONDS = 30.0
+LEAVE = "HF_ALLOW_CODE_EVAL"
 
 
 class Progress(logging.Handler):
     """Turns Snakemake's log events into one line a started job, and one now and then while nothing starts."""
 
-    def __init__(self, jobs: dict[int, plan.Job], predicted: float) -> None:
+    def __init__(self, jobs: dict[int, plan.Job], predicted: float | None) -> None:
         super().__init__()
         self.jobs, self.predicted = jobs, predicted
         self.started = time.monotonic()
@@ -51,17 +55,23 @@ class Progress(logging.Handler):
     def speak(self) -> None:
         """Print the line of progress."""
         self._spoken = time.monotonic()
-        done = f"{len(self.finished)} of {len(self.jobs)} jobs done, about {plan.clock(self.left())} left"
+        left = self.left()
+        rest = "time left unknown" if left is None else f"about {plan.clock(left)} left"
+        done = f"{len(self.finished)} of {len(self.jobs)} jobs done, {rest}"
         say(f"[{done}] running: {', '.join(self.running.values())}")
 
-    def left(self) -> float:
-        """Seconds left: the predicted share of the work that is not done, at the pace so far once a tenth is done."""
-        total = sum(job.seconds for job in self.jobs.values()) or 1.0
-        done = sum(self.jobs[job].seconds for job in self.finished if job in self.jobs) / total
+    def left(self) -> float | None:
+        """Seconds left: the predicted share of the work that is not done, at the pace so far once a tenth is done.
+
+        Where nothing was predicted, all jobs count alike, and until then it is None.
+        """
+        known = self.predicted is not None
+        work = {name: job.seconds * max(job.gpus, 1) if known else 1.0 for name, job in self.jobs.items()}
+        done = sum(work[name] for name in self.finished) / (sum(work.values()) or 1.0)
         elapsed = time.monotonic() - self.started
-        if done < 0.1:
-            return max(self.predicted - elapsed, self.predicted * (1 - done) / 2)
-        return elapsed * (1 - done) / done
+        if done >= 0.1:
+            return elapsed * (1 - done) / done
+        return max(self.predicted - elapsed, self.predicted * (1 - done) / 2) if known else None
 
     def _speak_now_and_then(self) -> None:
         while True:
@@ -72,26 +82,76 @@ class Progress(logging.Handler):
 
 
 def begin(workflow: Any, study: Study) -> dict[str, Any]:
-    """Show the plan of the pending jobs, start the fork server and follow the jobs; local execution only."""
-    cores = workflow.resource_settings.cores
-    runs = runs_of(study)
-    if not workflow.local_exec:
-        return {}
-    jobs = {
-        workflow.dag.jobid(job): plan.Job(
-            job.rule.name, plan.job_seconds(study, runs, job.rule.name, dict(job.wildcards_dict))
-        )
+    """Check that the pending jobs can run, show their plan, start the fork server and follow them.
+
+    On a cluster the jobs of real models are planned too, but none is followed. What cannot run ends Snakemake with one
+    sentence; any exception but SystemExit would show as a traceback through the Snakefile.
+    """
+    runs, local = runs_of(study), workflow.local_exec
+    pending = {
+        workflow.dag.jobid(job): (job.rule.name, dict(job.wildcards_dict))
         for job in workflow.dag.needrun_jobs()
-        if job.rule.name in plan.COSTS
+        if job.rule.name in plan.RULES
     }
-    speed = plan.probe()
-    predicted = plan.wall_seconds(list(jobs.values()), cores, speed)
+    gpus, gpu = _gpus_of(workflow)
+    jobs = {name: plan.job_of(study, runs, rule, wildcards, gpu) for name, (rule, wildcards) in pending.items()}
+    try:
+        check_leave(study, os.environ, {str(keys["model"]) for rule, keys in pending.values() if rule == "evaluate"})
+        check_limit(list(jobs.values()), gpus)
+    except InputError as error:
+        sys.exit(str(error))
+    if study.miniature and not local:
+        return {}
     if any(job.rule == "train" for job in jobs.values()):
         say(plan.headline(study))
-    say(plan.table(list(jobs.values()), cores, speed))
+    predicted = _show(study, list(jobs.values()), workflow.resource_settings.cores, gpu, gpus)
+    if not local:
+        return {}
     if not workflow.output_settings.quiet:
         _replace_output(Progress(jobs, predicted))
     return {"predicted": predicted, "started": time.monotonic(), "account": forkserver.start()}
+
+
+def check_leave(study: Study, environment: Mapping[str, str], models: Collection[str] | None = None) -> None:
+    """Raise InputError if an evaluation of some models (default: all) would run their code without leave to do so."""
+    for model in study.models if models is None else models:
+        for name, item in study.asked(model).items():
+            if not study.miniature and (item.protocol or name) == "humaneval" and environment.get(LEAVE) != "1":
+                raise InputError(
+                    f"benchmarks.{name}: found code by {model} that this machine would run, expected {LEAVE}=1 "
+                    "in the environment: set it where that may do no harm (profit/answers.py), or leave the benchmark "
+                    "out; nothing was started"
+                )
+
+
+def check_limit(jobs: list[plan.Job], gpus: int) -> None:
+    """Raise InputError if a job wants more GPUs than there are: Snakemake would give it fewer without a word."""
+    if gpus and (most := max(jobs, key=lambda job: job.gpus, default=None)) and most.gpus > gpus:
+        raise InputError(
+            f"found {gpus} GPUs that jobs may use, expected the {most.gpus} that a job of rule {most.rule} asks for "
+            f"(--resources gpu={most.gpus}, and as many in reach); nothing was started"
+        )
+
+
+def _gpus_of(workflow: Any) -> tuple[int, GPU | None]:
+    """How many GPUs all jobs together may use, and of which kind, where that is known; a cluster's are not seen."""
+    gpus = workflow.global_resources["gpu"].value if os.environ.get(lease.CLUSTER) == "1" else 0
+    if not workflow.local_exec:
+        return gpus, GPUS[DEFAULT_GPU] if gpus else None
+    gpus = min(gpus, len(lease.in_reach(lease.list_gpus(), os.environ.get(lease.VISIBLE))))
+    return gpus, gpu_called(lease.gpu_name()) if gpus else None
+
+
+def _show(study: Study, jobs: list[plan.Job], cores: int, gpu: GPU | None, gpus: int) -> float | None:
+    """Print the plan of some jobs; the predicted wall seconds, None if unknown."""
+    if study.miniature:
+        speed = plan.probe()
+        say(plan.table(jobs, cores, speed))
+        return plan.wall_seconds(jobs, cores, speed)
+    say(plan.table_on_gpus(jobs, gpu, gpus))
+    if gpu:
+        say(sizes.needs(study, study_runs(runs_of(study)), gpu, gpus))
+    return plan.wall_seconds_on_gpus(jobs, gpus)
 
 
 def _replace_output(progress: Progress) -> None:
@@ -113,7 +173,8 @@ def end(begun: dict[str, Any], results: str) -> None:
     if not begun:
         return
     taken = time.monotonic() - begun["started"]
-    say(f"Took {plan.clock(taken)}, predicted {plan.clock(begun['predicted'])}.")
+    predicted = begun["predicted"]
+    say(f"Took {plan.clock(taken)}, predicted {'nothing' if predicted is None else plan.clock(predicted)}.")
     account = begun["account"]
     if not account.is_file():
         return
@@ -123,7 +184,7 @@ def end(begun: dict[str, Any], results: str) -> None:
     say(f"{total['cpu_seconds']:.0f} CPU seconds in jobs, {share:.1%} of them for start-up and imports.")
     path = Path(results) / "benchmarks" / "account.json"
     before = read_json(path) if path.is_file() else []
-    now = {"wall_seconds": taken, "predicted_seconds": begun["predicted"], **total, "jobs": entries}
+    now = {"wall_seconds": taken, "predicted_seconds": predicted, **total, "jobs": entries}
     write_json(path, [*before, now])
 
 
