@@ -39,11 +39,11 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from profit import answers, provenance, scoring
-from profit.bases import Compute, Decoding
+from profit.bases import Decoding
 from profit.code_version import code_version
 from profit.files import InputError, canonical_json, file_hash, read_json, write_folder, write_json, write_parquet
 from profit.lm import RecordingLM
-from profit.models import context_length, load_run, load_tokenizer
+from profit.models import PLAIN, context_length, load_run, load_tokenizer, parse_compute, weights_hash
 from profit.recording import Recording, chat_text, derived_seed, encode_requests
 from profit.validation import validated
 
@@ -129,18 +129,17 @@ def load_lm(arguments: argparse.Namespace, tokenizer: PreTrainedTokenizerBase, c
 
 def load_merged(arguments: argparse.Namespace) -> PreTrainedModel:
     """Load the base model or the run, an adapter merged into the base; errors as `load_run`."""
-    loaded = load_run(arguments.model, arguments.tuned)
+    loaded = load_run(arguments.model, arguments.tuned, arguments.compute)
     return loaded.merge_and_unload() if isinstance(loaded, PeftModel) else loaded
 
 
 def fingerprint(task: ConfigurableTask, benchmark: dict[str, Any], arguments: argparse.Namespace) -> str:
     """Hash of all that decides a benchmark's numbers: its block and task, items, weights, batches, code, versions."""
-    folders = [Path(folder) for folder in (arguments.model, arguments.tuned) if folder]
     content = {
         "benchmark": {key: value for key, value in benchmark.items() if key != "items"},
         "task": {key: value for key, value in task.dump_config().items() if key != "metadata"},
         "items": file_hash(benchmark["items"]),
-        "model": [file_hash(file) for folder in folders for file in sorted(folder.iterdir()) if file.is_file()],
+        "model": [weights_hash(folder) for folder in (arguments.model, arguments.tuned) if folder],
         "batch_size": arguments.decoding.batch_size,
         "compute": arguments.compute.model_dump(include={"precision", "attention", "backend", "evaluation_gpus"}),
         "code": code_version("evaluate"),
@@ -232,7 +231,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--decoding", required=True, type=json.loads, help="JSON: temperature, top_p, top_k, batch_size"
     )
-    parser.add_argument("--compute", default={}, type=json.loads, help="JSON: precision, attention, backend, …")
+    parser.add_argument("--compute", default=PLAIN, type=parse_compute, help="JSON: precision, attention, backend, …")
     parser.add_argument("--tasks", default=TASKS, help="folder of task YAMLs")
     parser.add_argument("--scratch", required=True, help="folder for finished benchmarks, this checkpoint's own")
     parser.add_argument("--checkpoint", default="final", help="name of the checkpoint, for the provenance")
@@ -249,7 +248,6 @@ def main(argv: list[str] | None = None) -> None:
     arguments = make_parser().parse_args(argv)
     torch.set_num_threads(arguments.threads)
     arguments.decoding = validated(Decoding, arguments.decoding, "--decoding")
-    arguments.compute = validated(Compute, arguments.compute, "--compute")
     blocks = {key: getattr(arguments, key).model_dump() for key in ("decoding", "compute")}
     settings = {**arguments.run, "checkpoint": arguments.checkpoint, "benchmarks": arguments.benchmarks, **blocks}
     world = read_json(arguments.world)["world"] if arguments.world else None

@@ -34,8 +34,7 @@ class Generation:
 class Recording:
     """Beside a class of lm-eval: answers to `generate_until` by `answers`, the last call's in `generations`, in order.
 
-    The subclass sets `ends`, the tokens that end an answer; `batch_size` requests are answered at once, and `kept` is
-    the file of finished batches, None to keep none.
+    The subclass sets `ends`, the tokens that end an answer; `kept` is the file of finished batches, None to keep none.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -44,6 +43,10 @@ class Recording:
     ends: list[int]
     kept: Path | None = None
     generations: list[Generation]
+
+    def at_once(self, max_gen_toks: int) -> int:
+        """How many requests of so many new tokens make a batch."""
+        return self.batch_size
 
     def answers(
         self, prompts: list[list[int]], batches: list[list[int]], seed: int, max_gen_toks: int, **decoding: Any
@@ -66,7 +69,8 @@ class Recording:
             raise InputError(f"{task}/generation_kwargs/until: found stop texts, expected []")
         prompts = encode_requests(requests, self.tokenizer, self.max_length)
         by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-        batches = [by_length[start : start + self.batch_size] for start in range(0, len(prompts), self.batch_size)]
+        at_once = self.at_once(settings["max_gen_toks"])
+        batches = [by_length[start : start + at_once] for start in range(0, len(prompts), at_once)]
         made = read_batches(self.kept)
         # A batch is asked again as a whole: what stands beside a row moves its numbers by rounding.
         missing = [rows for rows in batches if not made.keys() >= set(rows)]

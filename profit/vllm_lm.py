@@ -22,6 +22,9 @@ from vllm import SamplingParams
 from profit.bases import Compute
 from profit.recording import Recording, derived_seed, end_tokens
 
+# At most so many new tokens are asked at once and kept together: 1,024 answers of 8,192, 256 of 32,768.
+TOKENS_AT_ONCE = 2**23
+
 
 class RecordingVLLM(Recording, VLLM):
     """VLLM on the weights in `folder`, for texts of at most `context` tokens.
@@ -43,6 +46,10 @@ class RecordingVLLM(Recording, VLLM):
             GenerationConfig.from_pretrained(folder) if stated else GenerationConfig.from_model_config(self._config)
         )
         self.ends = end_tokens(settings, tokenizer)
+
+    def at_once(self, max_gen_toks: int) -> int:
+        """As `Recording.at_once`; vLLM itself says how many it runs beside each other, so many must be waiting."""
+        return max(self.batch_size, TOKENS_AT_ONCE // max_gen_toks)
 
     def answers(
         self, prompts: list[list[int]], batches: list[list[int]], seed: int, max_gen_toks: int, **decoding: Any

@@ -334,6 +334,30 @@ def test_bad_settings_are_refused(job, no_generation, option: str, content: dict
     assert message in str(error.value)
 
 
+def test_a_model_is_held_as_compute_says(job, tmp_path: Path, monkeypatch) -> None:
+    held = []
+    original = lm.sample
+
+    def seen(model, *settings, **decoding):
+        held.append((model.dtype, model.config._attn_implementation))
+        return original(model, *settings, **decoding)
+
+    monkeypatch.setattr(lm, "sample", seen)
+    texts = {}
+    for name, compute in {
+        "plain": {}, "bf16": {"precision": "bfloat16"}, "eager": {"attention": "eager"},
+        "unlike": {"gradient_checkpointing": True},
+    }.items():  # fmt: skip
+        held.clear()
+        texts[name] = samples_of(job(compute=canonical_json(compute), scratch=tmp_path / name))["text"]
+        dtype = torch.bfloat16 if name == "bf16" else torch.float32
+        assert set(held) == {(dtype, "eager" if name == "eager" else "sdpa")}
+    assert texts["unlike"].equals(texts["plain"]) and (texts["eager"] == texts["plain"]).mean() > 0.9
+    assert (texts["bf16"] != texts["plain"]).any()
+    settings = read_json(tmp_path / "evaluation" / "summary.json")["provenance"]["settings"]
+    assert settings["compute"]["backend"] == "hf" and settings["compute"]["gradient_checkpointing"]
+
+
 def test_tuned_folders_and_adapters_are_evaluated_in_place_of_the_base(
     job, model_folder: Path, tmp_path: Path
 ) -> None:

@@ -89,6 +89,7 @@ def vllm(package, monkeypatch):
     monkeypatch.delenv("VLLM_ENABLE_V1_MULTIPROCESSING")
     package.LLM.made.clear()
     package.LLM.asked.clear()
+    monkeypatch.setattr(importlib.import_module("profit.vllm_lm"), "TOKENS_AT_ONCE", 48)
     return package.LLM
 
 
@@ -142,14 +143,14 @@ def expected_rows(model_folder: Path, seed: int) -> list[tuple[str, int, str, in
 
 def test_answers_are_recorded_in_the_order_of_the_questions(vllm, job, model_folder: Path, tmp_path: Path) -> None:
     for seed in (0, 1):
-        found = job(seed, decoding={"batch_size": 4})
+        found = job(seed, decoding={"batch_size": 2})
         columns = ["question_id", "sample", "text", "tokens", "ended"]
         expected = pd.DataFrame(expected_rows(model_folder, seed), columns=columns)
         expected["text"] = expected["text"].str.split()
         rows = found[columns].assign(text=found["text"].str.split())
         pd.testing.assert_frame_equal(rows, expected, check_dtype=False)
         assert found["ended"].nunique() == 2
-    # Shortest prompts first, four at once.
+    # Shortest prompts first, four at once, with twelve new tokens each.
     assert [len(batch) for batch in vllm.asked] == [4, 4, 4, 3] * 2
     lengths = [len(prompt) for batch in vllm.asked[:4] for prompt, _ in batch]
     assert lengths == sorted(lengths)
@@ -211,23 +212,27 @@ def test_an_adapter_is_merged_into_a_folder_that_does_not_stay(vllm, job, model_
     tuned.save_pretrained(tmp_path / "adapter")
     tuned.merge_and_unload().save_pretrained(tmp_path / "merged")
     job(tuned=tmp_path / "adapter")
-    [made] = vllm.made
+    job(tuned=tmp_path / "adapter", compute={"precision": "bfloat16"})
+    made, halved = vllm.made
     assert made["tokenizer"] == str(model_folder) and not made["enable_lora"]
     expected = load_file(tmp_path / "merged" / "model.safetensors")
     assert made["weights"].keys() == expected.keys()
     assert all(torch.equal(made["weights"][name], tensor) for name, tensor in expected.items())
+    for name, tensor in expected.items():
+        assert halved["weights"][name].dtype == torch.bfloat16
+        torch.testing.assert_close(halved["weights"][name].float(), tensor, rtol=2**-7, atol=1e-3)
     base = load_file(model_folder / "model.safetensors")
     assert any(not torch.equal(base[name], tensor) for name, tensor in expected.items())
     assert {path.suffix for path in (tmp_path / "scratch").iterdir()} == {".json"}
 
 
 def test_a_killed_benchmark_goes_on_with_the_next_batch(vllm, job, tmp_path: Path, monkeypatch) -> None:
-    whole = job(decoding={"batch_size": 4}, scratch=tmp_path / "undisturbed")
+    whole = job(decoding={"batch_size": 2}, scratch=tmp_path / "undisturbed")
     batches = list(vllm.asked)
     vllm.asked.clear()
     monkeypatch.setattr(vllm, "reason", "abort")
     with pytest.raises(RuntimeError, match=r"request \d+: vLLM ended it with 'abort'"):
-        job(decoding={"batch_size": 4})
+        job(decoding={"batch_size": 2})
     assert len(vllm.asked) == 1
     monkeypatch.setattr(vllm, "reason", None)
     original = vllm.generate
@@ -239,15 +244,15 @@ def test_a_killed_benchmark_goes_on_with_the_next_batch(vllm, job, tmp_path: Pat
 
     monkeypatch.setattr(vllm, "generate", killed)
     with pytest.raises(KeyboardInterrupt):
-        job(decoding={"batch_size": 4})
+        job(decoding={"batch_size": 2})
     monkeypatch.setattr(vllm, "generate", original)
     vllm.asked.clear()
-    pd.testing.assert_frame_equal(job(decoding={"batch_size": 4}), whole)
+    pd.testing.assert_frame_equal(job(decoding={"batch_size": 2}), whole)
     assert [[prompt for prompt, _ in batch] for batch in vllm.asked] == [
         [prompt for prompt, _ in batch] for batch in batches[2:]
     ]
     vllm.made.clear()
-    job(decoding={"batch_size": 4})
+    job(decoding={"batch_size": 2})
     assert not vllm.made
 
 
