@@ -7,7 +7,7 @@ them with lm-eval alone:
         --apply_chat_template --metadata '{"items": "results/miniature/data/benchmarks/choice.json"}'
 
 Every sample is scored by itself and a benchmark's accuracy is the mean over samples and questions, the avg@n of the
-paper's §4.1 (lm-eval's own metrics read the first sample only). Format items are correct if every check holds, the
+paper's §5.1 (lm-eval's own metrics read the first sample only). Format items are correct if every check holds, the
 prompt-level accuracy of IFEval (Zhou et al. 2023, arXiv 2311.07911).
 """
 
