@@ -5,11 +5,11 @@ away where only LoRA adapters learn (Kaplan et al. 2020, arXiv 2001.08361, §2.1
 cent at these lengths, is left out). Gradient checkpointing, a frozen model to compare with, and an objective that
 reads the whole step first cost 2n more each. A GPU does PEAK_SHARE of its peak, communication of shards included.
 
-Answers to benchmarks: their lengths are taken as exponential with the mean of `mean_tokens`. A step that adds a token
-to b answers takes the longest of what memory (weights and keys and values once, at BANDWIDTH_SHARE of the bandwidth),
-arithmetic (2n b operations) and STEP_SECONDS of launching allow. Backend hf works batch by batch, as long as the
-longest answer of each lasts: ln b + 0.58 means, the expected longest of b, at most the limit; rows that have ended are
-dropped. vllm refills its batch, with as many rows as its memory holds, at most VLLM_ROWS.
+Answers to benchmarks: their lengths are taken as exponential with the mean of `uncut_tokens`, cut at the limit. A step
+that adds a token to b answers takes the longest of what memory (weights, keys and values, at BANDWIDTH_SHARE of the
+bandwidth), arithmetic (2n b operations) and STEP_SECONDS of launching allow. Of those asked at once, as many as run
+beside each other (hf: all; vllm: what its memory holds, at most VLLM_ROWS) are kept going until none waits; the last
+ones run out with the longest of them: ln b + 0.58 means, the expected longest of b, at most the limit.
 
 GPUs: the makers' data sheets, dense (without sparsity); NVIDIA publishes none of the H20, whose numbers are those that
 resellers and the press give. What is unknown of a study is a `None` here, and said by profit.plan.
@@ -65,6 +65,8 @@ PROMPTS, PROMPT_TOKENS, ANSWER_TOKENS = 2000, 150, 500
 # Assumed of sampling: a step of Python (eager transformers) or of recorded graphs (vllm), and vllm's batch and memory.
 STEP_SECONDS = {"hf": 0.03, "vllm": 0.005}
 VLLM_ROWS, VLLM_MEMORY = 256, 0.9
+# TOKENS_AT_ONCE of profit.vllm_lm, which imports vllm.
+VLLM_TOKENS = 2**23
 # Keys and values of a token in bfloat16: 28 to 40 layers x 8 heads x 128 x 2 x 2 bytes, as in Qwen3 from 0.6B to 14B
 # and Llama-3.1-8B; a model whose heads share nothing (OLMo-2-7B) keeps three to four times as much.
 CACHE_BYTES = 150e3
@@ -113,9 +115,14 @@ def prompts_of(study: Study) -> int:
     return study.data.prompts or PROMPTS
 
 
-def mean_tokens(limit: int) -> float:
-    """Mean tokens of an answer to a benchmark: half of a small limit, but 500 at most; an eighth of a large one."""
+def uncut_tokens(limit: int) -> float:
+    """Mean tokens of an answer if none were cut: half of a small limit, but 500 at most; an eighth of a large one."""
     return max(min(limit / 2, 500), limit / 8)
+
+
+def mean_tokens(limit: int) -> float:
+    """Mean tokens of an answer that is cut at the limit."""
+    return uncut_tokens(limit) * (1 - math.exp(-limit / uncut_tokens(limit)))
 
 
 def gpus_of(study: Study, rule: str, model: str | None) -> int:
@@ -165,7 +172,7 @@ def train_operations(study: Study, run: Run) -> float:
     return 2 + (4 if run.leaf["tuning"]["kind"] == "full" else 2) + 2 * sum(passes)
 
 
-def answer_bytes(study: Study, model: str, limit: int, rows: int) -> float:
+def answer_bytes(study: Study, model: str, limit: float, rows: float) -> float:
     """Bytes of weights, keys and values while `rows` answers of `limit` tokens are sampled."""
     each = BYTES[study.compute_of(model).precision]
     return each * parameters_of(study, model) + rows * (PROMPT_TOKENS + limit) * CACHE_BYTES * each / 2
@@ -196,19 +203,21 @@ def _answer(study: Study, model: str, item: Benchmark, n: float, gpu: GPU) -> fl
     compute = study.compute_of(model)
     rate, bandwidth = _rate(study, model, gpu), BANDWIDTH_SHARE * gpu.bandwidth * 1e12
     rate, bandwidth = rate * compute.evaluation_gpus, bandwidth * compute.evaluation_gpus
-    mean, answers = mean_tokens(item.max_new_tokens), item.questions * item.samples
+    limit, mean, answers = item.max_new_tokens, mean_tokens(item.max_new_tokens), item.questions * item.samples
+    asked = study.decoding_of(model).batch_size
+    if compute.backend == "vllm":
+        asked = max(asked, VLLM_TOKENS // limit)
+    calls = math.ceil(answers / asked)
+    asked = rows = answers / calls
     if compute.backend == "vllm":
         room = VLLM_MEMORY * gpu.memory * 1e9 * compute.evaluation_gpus - answer_bytes(study, model, 0, 0)
-        rows = min(max(room / (answer_bytes(study, model, mean, 1) - answer_bytes(study, model, 0, 0)), 1), VLLM_ROWS)
-        rows = min(rows, answers)
-        steps = answers * mean / rows
-    else:
-        batch = min(study.decoding_of(model).batch_size, answers)
-        longest = min(item.max_new_tokens, mean * (math.log(batch) + 0.58))
-        rows, steps = batch * mean / longest, math.ceil(answers / batch) * longest
-    step = max(
-        STEP_SECONDS[compute.backend],
-        answer_bytes(study, model, mean / 2, rows) / bandwidth,
-        2 * n * rows / rate,
-    )
-    return steps * step + 2 * n * PROMPT_TOKENS * item.questions / rate
+        each = answer_bytes(study, model, mean, 1) - answer_bytes(study, model, 0, 0)
+        rows = min(rows, VLLM_ROWS, max(room / each, 1))
+    longest = min(limit, uncut_tokens(limit) * (math.log(rows) + 0.58))
+
+    def step(beside: float) -> float:
+        moved = answer_bytes(study, model, mean / 2, beside) / bandwidth
+        return max(STEP_SECONDS[compute.backend], moved, 2 * n * beside / rate)
+
+    call = (asked - rows) * mean / rows * step(rows) + longest * step(rows * mean / longest)
+    return calls * call + 2 * n * PROMPT_TOKENS * item.questions / rate
