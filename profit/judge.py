@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
 from profit.annotate import repeat_keys
@@ -38,6 +38,7 @@ from profit.chat import Endpoint, Unanswered, send
 from profit.files import InputError, canonical_json, read_json, write_json
 from profit.judge_prompt import REPAIR, Question, prompt_hash, prompt_text, read_labels, schema
 from profit.judge_settings import Judge
+from profit.validation import validated
 
 log = logging.getLogger(__name__)
 
@@ -46,21 +47,12 @@ CHARACTERS_PER_TOKEN, TOKENS_PER_WORD, TOKENS_PER_REPLY = 3, 3, 20
 
 def parse_settings(text: str | None) -> Judge:
     """Read the JSON of --judge; InputError names each wrong key, without values that may be secret."""
-    expected = f"a JSON object with keys of {list(Judge.model_fields)}"
     try:
-        return Judge(**json.loads(text or ""))
-    except (json.JSONDecodeError, TypeError):
-        raise InputError(
-            f"--judge: found {'no' if text else 'nothing or no'} JSON object, expected {expected}"
-        ) from None
-    except ValidationError as error:
-        faults = []
-        for fault in error.errors():
-            name = ".".join(map(str, fault["loc"]))
-            shown = name in Judge.model_fields and name not in ("base_url", "key_variable") and fault["input"] != {}
-            found = f"found {fault['input']!r}, " if shown and fault["type"] != "missing" else ""
-            faults.append(f"{name}: {found}{fault['msg'].removeprefix('Value error, ')}".removeprefix(": "))
-        raise InputError(f"--judge {'; '.join(faults)}; expected {expected}") from None
+        content = json.loads(text or "")
+    except json.JSONDecodeError:
+        expected = f"a JSON object with keys of {list(Judge.model_fields)}"
+        raise InputError(f"--judge: found {'no JSON' if text else 'nothing'}, expected {expected}") from None
+    return validated(Judge, content, "--judge")
 
 
 class Answered(BaseModel):

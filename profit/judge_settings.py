@@ -1,9 +1,11 @@
 """The block of a study that describes a judge, a large model that labels words: whom to ask, and how patiently.
 
 No command: used by profit.judge and by profit.study, whose `check` reads this block. Imports pydantic alone; a key is
-never among the settings, only the name of the environment variable that holds it.
+never among the settings, only the name of the environment variable that holds it. Where someone writes one all the
+same, no error may repeat it: what could hold a secret is checked here, since pydantic's own errors carry the value.
 """
 
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 # Core and replaceable are the paper's two labels (core, trivial); the third is asked for with `fixed`.
 LABELS = ("core", "replaceable", "fixed")
+VARIABLE = "^[A-Z_][A-Z0-9_]*$"
 
 
 class Judge(BaseModel):
@@ -20,7 +23,7 @@ class Judge(BaseModel):
 
     model: str = Field(min_length=1)
     base_url: str
-    key_variable: str = Field("OPENAI_API_KEY", pattern="^[A-Z_][A-Z0-9_]*$")
+    key_variable: str = Field("OPENAI_API_KEY", json_schema_extra={"pattern": VARIABLE})
     prompt_price: float | None = Field(None, ge=0, allow_inf_nan=False)
     answer_price: float | None = Field(None, ge=0, allow_inf_nan=False)
     budget: float | None = Field(None, ge=0, allow_inf_nan=False)
@@ -35,18 +38,37 @@ class Judge(BaseModel):
     sample: int | None = Field(None, ge=1)  # number of prompts, None: all
     seed: int = 0
 
-    @field_validator("base_url")
+    @model_validator(mode="before")
     @classmethod
-    def plain_address(cls, value: str) -> str:
-        """Refuse what is no address, or may hold a secret."""
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
-            raise ValueError("expected http(s)://host[:port]/path without user, password or query")
+    def _mapping(cls, content: Any) -> Any:
+        if not isinstance(content, dict | Judge):
+            raise ValueError(f"found {type(content).__name__}, expected a mapping with keys of {[*cls.model_fields]}")
+        return content
+
+    @field_validator("base_url", mode="before")
+    @classmethod
+    def _plain_address(cls, value: Any) -> str:
+        try:
+            parts = urlsplit(value if isinstance(value, str) else "")
+            plain = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+            plain = plain and "@" not in parts.netloc and not parts.query
+        except ValueError:  # a port that is no number, half an IPv6 address
+            plain = False
+        if not plain:
+            expected = "http(s)://host[:port]/path without user, password or query"
+            raise ValueError(f"found something else (not repeated here: it may hold a secret), expected {expected}")
+        return value
+
+    @field_validator("key_variable", mode="before")
+    @classmethod
+    def _name_of_a_variable(cls, value: Any) -> str:
+        if not isinstance(value, str) or not re.fullmatch(VARIABLE, value):
+            expected = "the name of an environment variable in capitals, which holds the key"
+            raise ValueError(f"found something else (not repeated here: it may be the key), expected {expected}")
         return value
 
     @model_validator(mode="after")
-    def priced(self) -> "Judge":
-        """A budget needs prices."""
+    def _priced(self) -> "Judge":
         if self.budget is not None and None in (self.prompt_price, self.answer_price):
             raise ValueError("budget: found one without prompt_price and answer_price, expected both with it")
         return self
