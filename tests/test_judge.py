@@ -4,119 +4,35 @@ import json
 import logging
 import multiprocessing
 import os
-import random
 import signal
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import judge_server
 import pandas as pd
 import pytest
+from judge_server import Server, opinion, serving
 
-from profit import annotate, chat, judge, judge_prompt
+from profit import agreement, annotate, chat, judge, judge_prompt
 from profit.correlate import label_tokens
 from profit.data import load_references
-from profit.files import InputError, read_json, read_parquet, read_parquet_metadata
+from profit.files import InputError, canonical_json, read_json, read_parquet, read_parquet_metadata
+from profit.study import Study, load_study
 
 KEY = "sk-test-0123456789abcdef"
-WORDS_OF = "\n\nWords of answer ["
-
-
-def right(word: str) -> str:
-    """The test server's opinion of a word."""
-    return "core" if word[0].isdigit() or word in "+=" else "replaceable"
-
-
-def right_reply(request: dict[str, Any]) -> str:
-    """A valid reply to a request."""
-    material = request["messages"][1]["content"]
-    lines = material.split(WORDS_OF)[1].split(":\n", 1)[1].split("\n")
-    found: dict[str, list[int]] = {"core": [], "replaceable": []}
-    for line in lines:
-        number, word = line.split(" ", 1)
-        found[right(word)].append(int(number))
-    return json.dumps(found)
-
-
-class Server(ThreadingHTTPServer):
-    """Speaks the chat-completions format. `script` holds what to do with the next requests; then it answers well.
-
-    An entry is "stall", "drop", "cut" (within the reply), a text to reply, or (status, body, headers); None: well.
-    """
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.script: list[Any] = []
-        self.always: Any = None
-        self.delay = 0.0
-        self.requests: list[dict[str, Any]] = []
-        self.keys: list[str] = []
-        self.released = threading.Event()
-        self.guard = threading.Lock()
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that hang up are part of the tests."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_POST(self) -> None:
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with self.server.guard:
-            self.server.requests.append(request)
-            self.server.keys.append(self.headers["Authorization"])
-            act = self.server.script.pop(0) if self.server.script else self.server.always
-        time.sleep(random.random() * self.server.delay)
-        if act == "stall":
-            self.server.released.wait(20)
-        elif act == "drop":
-            self.connection.close()
-        elif act == "cut":
-            self.reply(200, '{"choices": [', {"Content-Length": "1000"})
-            self.connection.close()
-        elif isinstance(act, tuple):
-            self.reply(*act)
-        else:
-            text = right_reply(request) if act is None else act
-            choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-            usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
-            content = {"id": "1", "object": "chat.completion", "created": 0, "model": request["model"]}
-            self.reply(200, json.dumps({**content, "choices": [choice], "usage": usage}))
-
-    def reply(self, status: int, body: str, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        usual = {"Content-Type": "application/json", "Content-Length": str(len(body.encode()))}
-        for name, value in (usual | (headers or {})).items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body.encode())
-
-    def log_message(self, *args: Any) -> None:
-        """Silence."""
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.released.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving() as server:
+        yield server
 
 
 def settings(server: Server, **changes: Any) -> str:
@@ -140,9 +56,10 @@ TWO = {"a": ["Well, 3 + 4 = 7.", "So 3 + 4 = 7 nuts."], "b": ["It's 12."]}
 
 def expected(references: pd.DataFrame) -> list[tuple[str, int, int, int, str]]:
     """Rows of the table if all goes well."""
+    answers = references.groupby("prompt_id").answer.agg(list)
     return [
-        (row.prompt_id, row.reference_id, *match.span(), right(match.group()))
-        for row in references.itertuples()
+        (row.prompt_id, row.reference_id, *match.span(), opinion(match.group(), answers[row.prompt_id], number))
+        for row, number in zip(references.itertuples(), references.groupby("prompt_id").cumcount(), strict=True)
         for match in annotate.WORD.finditer(row.answer)
     ]
 
@@ -463,6 +380,45 @@ def test_the_order_of_replies_changes_nothing(server: Server, references_path: P
     )
 
 
+def test_troubles_that_follow_from_the_question_leave_the_labels_alone(
+    references_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    references = load_references(references_path)
+    found = []
+    for concurrency in (1, 16):
+        with serving(stall=0.8, troubles=partial(judge_server.trouble, hopeless=0.05)) as server:
+            options = settings(server, timeout=0.5, concurrency=concurrency, failures=0.2)
+            found.append(judge.judge_spans(references, options, str(tmp_path / str(concurrency))))
+    one, many = found
+    accounts = [table.attrs.pop("judge") for table in found]
+    assert all(account["retries"] > 3 and account["repaired"] > 1 for account in accounts)
+    pd.testing.assert_frame_equal(one, many)
+    left_out = accounts[0]["failures"]
+    assert 0 < len(left_out) < 8 and left_out == accounts[1]["failures"]
+    assert rows(one) == [row for row in expected(references) if f"prompt {row[0]}, reference {row[1]}" not in left_out]
+
+
+def test_the_judge_as_a_program(references_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    port = tmp_path / "port"
+    command = [sys.executable, judge_server.__file__, "--port", "0", "--port-file", str(port), "--stall", "1"]
+    program = subprocess.Popen(command)
+    try:
+        deadline = time.monotonic() + 20
+        while not port.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        address = f"http://127.0.0.1:{int(port.read_text())}/v1"
+        options = json.dumps({"model": "m", "base_url": address, "timeout": 0.5, "backoff": 0.01})
+        references = load_references(references_path)
+        table = judge.judge_spans(references, options, str(tmp_path / "cache"))
+        assert rows(table) == expected(references) and table.attrs["judge"]["retries"] > 3
+        assert program.poll() is None
+    finally:
+        program.kill()
+        program.wait()
+
+
 def test_the_estimate_by_hand_is_logged_first(
     server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -511,29 +467,102 @@ def test_a_sample_is_of_prompts_and_nested() -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (None, "found nothing or no JSON object"),
-        ("{", "found no JSON object"),
-        ("[1]", "found no JSON object"),
-        ("{}", "model: Field required; base_url: Field required"),
-        ({"concurrency": 0}, "concurrency: found 0, Input should be greater"),
-        ({"concurrency": "4"}, "concurrency: found '4'"),
+        (None, "found nothing, expected a JSON object with keys of .*'model', 'base_url'"),
+        ("{", "found no JSON, expected"),
+        ("[1]", "found list, expected a mapping with keys of .*'model', 'base_url'"),
+        (json.dumps(f"https://me:{KEY}@host/v1"), "found str, expected a mapping"),
+        ({"model": None}, r"model: found None, expected: input should be a valid string"),
+        ({"concurrency": 0}, "concurrency: found 0, expected: input should be greater than or equal to 1"),
+        ({"concurrency": "4"}, "concurrency: found '4', expected: input should be a valid integer"),
         ({"sample": 0}, "sample: found 0"),
         ({"timeout": -1}, "timeout: found -1"),
+        ({"timeout": True}, "timeout: found True"),
         ({"failures": 1.5}, "failures: found 1.5"),
         ({"budget": 1}, "budget: found one without prompt_price and answer_price"),
-        ({"api_key": KEY}, "api_key: Extra inputs are not permitted"),
-        ({"key_variable": KEY}, "key_variable: String should match"),
-        ({"base_url": f"https://me:{KEY}@host/v1"}, "base_url: expected http"),
-        ({"base_url": f"https://host/v1?key={KEY}"}, "base_url: expected http"),
-        ({"base_url": "host/v1"}, "base_url: expected http"),
+        ({"retrys": 3}, "found 'retrys', expected one of model, .*; did you mean 'retries'"),
+        ({"api_key": KEY}, "found 'api_key', expected one of model"),
+        ({"key_variable": KEY}, "key_variable: found something else .*the name of an environment variable"),
+        ({"key_variable": [KEY]}, "key_variable: found something else"),
+        ({"base_url": f"https://me:{KEY}@host/v1"}, r"base_url: found something else .*http\(s\)://host"),
+        ({"base_url": f"https://host/v1?key={KEY}"}, "base_url: found something else"),
+        ({"base_url": f"https://host:{KEY}/v1"}, "base_url: found something else"),
+        ({"base_url": [f"https://me:{KEY}@host/v1"]}, "base_url: found something else"),
+        ({"base_url": "host/v1"}, "base_url: found something else"),
     ],
 )
 def test_wrong_settings_are_named_and_secrets_are_not_repeated(text: Any, sentence: str) -> None:
     if isinstance(text, dict):
         text = json.dumps({"model": "m", "base_url": "http://h/v1"} | text)
-    with pytest.raises(InputError, match=f"--judge:? ?{sentence}.*expected a JSON object with keys of") as caught:
+    with pytest.raises(InputError, match=rf"^--judge(: |\.){sentence}") as caught:
         judge.parse_settings(text)
     assert KEY not in str(caught.value) and caught.value.__cause__ is None
+
+
+def test_every_missing_setting_is_named() -> None:
+    with pytest.raises(InputError, match="^--judge.model: not found, .*\n--judge.base_url: not found, expected among"):
+        judge.parse_settings("{}")
+
+
+STUDY = """name: judged
+models:
+  some: {{source: /models/some, chat_template: chatml, end_token: <|im_end|>}}
+data: {{sources: [{{file: some.jsonl}}], references: 3}}
+methods: {{sft: {{objective: sft}}}}
+benchmarks: {{gsm8k: {{task: paper_gsm8k, max_new_tokens: 512, source: {{file: test.jsonl}}}}}}
+analysis:
+  annotators: [agreement, llm]
+  judge:
+    model: large
+    {line}
+"""
+
+
+def study_of(tmp_path: Path, line: str = "base_url: https://host/v1") -> Study:
+    """A study of real data with this line in the block of its judge."""
+    (tmp_path / "judged.yaml").write_text(STUDY.format(line=line))
+    return load_study(tmp_path / "judged.yaml")
+
+
+def test_a_study_describes_its_judge(tmp_path: Path) -> None:
+    prices = "base_url: https://host/v1\n    prompt_price: 1\n    answer_price: 3\n    budget: 20\n    timeout: 90"
+    study = study_of(tmp_path, prices)
+    assert study.analysis.annotators == ["agreement", "llm"] and study.labels == "agreement"
+    found = study.analysis.judge
+    assert (found.prompt_price, found.budget, found.timeout) == (1.0, 20.0, 90.0)
+    assert all(type(value) is float for value in (found.prompt_price, found.budget, found.timeout))
+    # What a rule hands to the command is what the study says.
+    assert judge.parse_settings(canonical_json(found.model_dump())) == found
+
+
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ("base_url: host/v1", "11: analysis.judge.base_url: found something else"),
+        (f"base_url: https://me:{KEY}@host/v1", "11: analysis.judge.base_url: found something else"),
+        (f"base_url: [https://me:{KEY}@host/v1]", "11: analysis.judge.base_url: found something else"),
+        (f"base_url: http://h\n    key_variable: {KEY}", "12: analysis.judge.key_variable: found something else"),
+        (f"base_url: http://h\n    api_key: {KEY}", "9: analysis.judge: found 'api_key', expected one of model"),
+        ("base_url: http://h\n    retrys: 3", "9: analysis.judge: found 'retrys', .*did you mean 'retries'"),
+        ("base_url: http://h\n    budget: 3", "12: analysis.judge.budget: found one without prompt_price"),
+        (
+            "base_url: http://h\n    failures: 2",
+            "12: analysis.judge.failures: found 2, expected: input should be less",
+        ),
+        ("timeout: 3", "9: analysis.judge.base_url: not found, expected among"),
+    ],
+)
+def test_a_study_with_a_wrong_judge_is_refused_without_its_secrets(tmp_path: Path, line: str, place: str) -> None:
+    with pytest.raises(InputError, match=rf"judged.yaml:{place}") as caught:
+        study_of(tmp_path, line)
+    assert KEY not in str(caught.value)
+
+
+def test_a_judge_that_is_no_mapping_is_refused_without_its_secrets(tmp_path: Path) -> None:
+    path = tmp_path / "judged.yaml"
+    path.write_text(STUDY.format(line="").partition("  judge:")[0] + f"  judge: https://me:{KEY}@host/v1\n")
+    with pytest.raises(InputError, match="judged.yaml:9: analysis.judge: found str, expected a mapping") as caught:
+        load_study(path)
+    assert KEY not in str(caught.value)
 
 
 def test_the_command_from_end_to_end(
@@ -543,11 +572,14 @@ def test_the_command_from_end_to_end(
     caplog.set_level(logging.DEBUG)
     quoting = (429, f'{{"error": {{"message": "wait, {KEY}"}}}}')
     server.script = [f"no JSON, {KEY}", quoting, f'{{"{KEY}": [1]}}', "drop"]
-    output, report = tmp_path / "spans.parquet", tmp_path / "agreement.json"
+    output, report = tmp_path / "llm.parquet", tmp_path / "agreement.json"
     annotate.main([
         "--annotator", "llm", "--references", str(references_path), "--output", str(output),
         "--judge", settings(server, prompt_price=1.0, answer_price=2.0, sample=6), "--cache", str(tmp_path / "cache"),
-        "--compare", str(annotations_path), "--agreement", str(report),
+    ])  # fmt: skip
+    agreement.main([
+        "--first", str(output), "--second", str(annotations_path), "--references", str(references_path),
+        "--names", "llm", "truth", "--output", str(report),
     ])  # fmt: skip
     references = load_references(references_path)
     table = read_parquet(output, ["prompt_id", "reference_id", "start", "end", "label"])
@@ -561,12 +593,13 @@ def test_the_command_from_end_to_end(
     assert account["calls"] == len(server.requests) == 24 + 4
     assert account["cost"] == pytest.approx((account["prompt_tokens"] + 2 * account["answer_tokens"]) / 1e6)
     found = read_json(report)
-    assert found["answers"] == 24 and found["all"]["prompts"] == 6 and found["provenance"]["rule"] == "annotate"
+    assert (found["answers"], found["answers_of_second_alone"], found["all"]["prompts"]) == (24, 16, 6)
+    said = [row[4] for row in expected(sample)]
+    assert {name: sum(found["confusion"][name].values()) for name in found["confusion"]} == {
+        name: said.count(name) for name in ("core", "replaceable", "fixed", "end")
+    }
     # The fixture: equations and the last number core, openers replaceable, "The answer is" and stops fixed.
-    words = expected(sample)
-    assert found["confusion"]["core"]["core"] == sum(row[4] == "core" for row in words)
-    assert found["core_and_replaceable"]["kappa"] == {"value": 1.0, "low": 1.0, "high": 1.0}
-    assert found["all"]["accuracy"]["value"] < 0.8 and "agreement with" in caplog.text
+    assert found["confusion"]["core"]["core"] > 0 == found["confusion"]["replaceable"]["core"]
     printed = capfd.readouterr()
     kept = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert len(kept) == 24 + 2 and not any(KEY.encode() in content for content in kept)
@@ -606,4 +639,4 @@ def test_labels_carry_over_to_tokens_that_split_words(server: Server, tmp_path: 
     assert len(tokens) > len(spans)
     for start, label in zip(starts, labels, strict=True):
         word = next(match.group() for match in annotate.WORD.finditer(answer) if match.start() <= start < match.end())
-        assert label == right(word)
+        assert label == opinion(word, [answer], 0)
