@@ -46,7 +46,7 @@ from profit.validation import validated
 
 log = logging.getLogger(__name__)
 
-ROUNDING = 1e-6  # of a norm: some families normalise in float32 whatever the precision of the model
+ROUNDING = 1e-5  # of the norm of a float32 gradient
 NORMS = ["gradient_norm", "logit_gradient_norm", "head_factor", "bound", "sigma_min", "sigma_max"]
 
 
@@ -246,7 +246,7 @@ def main(argv: list[str] | None = None) -> None:
         tokens["label"] = None if spans is None else label_tokens(tokens, spans, args.annotations)
         answers = encode_all(tokenizer, chosen.prompt.tolist(), chosen.answer.tolist())
         tokens["share"], groups = shares(model, answers, tokens, settings)
-        found = norms(model.double(), answers, tokens, settings)
+        found = norms(model, answers, tokens, settings)
         job.tokens(len(tokens), "scored")
         record = job.record()
         tokens = tokens.drop(columns=["start", "end", "logprob", "entropy", "rank"]).join(found)
