@@ -61,6 +61,11 @@ class HubModel(Strict):
     chat_template: str | None = Field(None, description="path of a Jinja file; default: the tokenizer's own")
     end_token: str | None = Field(None, description="token that ends an answer; default: the tokenizer's own")
     stop_tokens: list[str] = Field([], description="further tokens that end an answer when it is sampled")
+    stop: Literal["all", "own"] = Field(
+        "all",
+        description="all: the end token, those of the source's generation settings and stop_tokens end a sampled "
+        "answer; own: those of the source alone, as in the paper's code, where answers may run on",
+    )
     max_new_tokens: Count | None = Field(
         None, description="most of them in an answer, whatever a benchmark allows, where the context is short"
     )
@@ -68,10 +73,16 @@ class HubModel(Strict):
     compute: Compute = Compute()
     decoding: Decoding | None = Field(None, description="default: that of the study")
 
+    @model_validator(mode="after")
+    def _stops_are_used(self) -> "HubModel":
+        if self.stop == "own" and self.stop_tokens:
+            raise ValueError(f"stop_tokens: found {self.stop_tokens}, expected none with stop own")
+        return self
+
     @property
     def fetched(self) -> dict[str, Any]:
         """What decides the folder that rule `fetch` writes."""
-        return self.model_dump(include={"source", "revision", "chat_template", "end_token", "stop_tokens"})
+        return self.model_dump(include={"source", "revision", "chat_template", "end_token", "stop_tokens", "stop"})
 
 
 def _class_of(content: Any) -> type[Strict]:

@@ -96,11 +96,19 @@ def prepare_tokenizer(model: HubModel, folder: Path) -> PreTrainedTokenizerBase:
 
 
 def stops(model: HubModel, folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of the tokens that end a sampled answer: the end token, the model's generation settings', the study's."""
+    """Ids of the tokens that end a sampled answer: the end token, the model's generation settings', the study's.
+
+    Raises:
+        InputError: a stop token that the vocabulary does not have, or none of the source where only its own are to be.
+    """
     own: Any = []
     if (folder / "generation_config.json").is_file():
         own = GenerationConfig.from_pretrained(folder).eos_token_id
     own = own if isinstance(own, list) else [] if own is None else [own]
+    if model.stop == "own":
+        if not own:
+            raise InputError(f"{folder}/generation_config.json: found no eos_token_id, expected one with stop own")
+        return own
     named = [_token_id(tokenizer, "stop_tokens", token) for token in model.stop_tokens]
     return list(dict.fromkeys([tokenizer.eos_token_id, *own, *named]))
 

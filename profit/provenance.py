@@ -26,8 +26,8 @@ from profit.code_version import code_version
 from profit.files import canonical_json, read_parquet_metadata
 
 PACKAGES = (
-    "torch", "transformers", "peft", "accelerate", "lm_eval", "snakemake", "math-verify", "sympy", "nltk", "langdetect",
-    "vllm",
+    "torch", "transformers", "peft", "accelerate", "lm_eval", "vllm", "math-verify", "sympy", "nltk", "langdetect",
+    "snakemake",
 )  # fmt: skip
 
 

@@ -116,10 +116,11 @@ def encode_requests(requests: list[Instance], tokenizer: PreTrainedTokenizerBase
 
 
 def end_tokens(settings: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens that end an answer: the tokenizer's end token and those of the model's generation settings."""
+    """Tokens that end an answer: those of the model's generation settings, else the tokenizer's end token."""
     configured = settings.eos_token_id
-    configured = configured if isinstance(configured, list) else [configured]
-    return sorted({token for token in [*configured, tokenizer.eos_token_id] if token is not None})
+    if configured is None:
+        return [tokenizer.eos_token_id]
+    return sorted(configured if isinstance(configured, list) else [configured])
 
 
 def derived_seed(seed: int, name: object) -> int:

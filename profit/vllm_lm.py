@@ -59,7 +59,9 @@ class RecordingVLLM(Recording, VLLM):
         Raises:
             RuntimeError: vLLM gave a request up.
         """
-        settings = sampling_settings(**decoding) | {"max_tokens": max_gen_toks, "stop_token_ids": self.ends}
+        settings = sampling_settings(**decoding) | {
+            "max_tokens": max_gen_toks, "stop_token_ids": self.ends, "ignore_eos": True,
+        }  # fmt: skip
         for rows in batches:
             each = [SamplingParams(seed=derived_seed(seed, row), **settings) for row in rows]
             outputs = self._model_generate([prompts[row] for row in rows], generate=True, sampling_params=each)

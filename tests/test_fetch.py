@@ -17,6 +17,7 @@ from profit import fetch, pin
 from profit.data import encode
 from profit.files import InputError
 from profit.models import load_tokenizer, load_weights
+from profit.recording import end_tokens
 
 
 @pytest.fixture
@@ -179,3 +180,20 @@ def test_a_missing_shard_is_named(model_folder: Path, tmp_path: Path) -> None:
 def test_unknown_options_are_refused(tmp_path: Path, model_folder: Path) -> None:
     with pytest.raises(InputError, match="--model: found .endtoken., expected one of source"):
         run(tmp_path, source=model_folder, endtoken="<end>")
+
+
+def test_only_the_source_s_own_tokens_may_end_an_answer(bare, template, tmp_path) -> None:
+    options = {"chat_template": str(template), "end_token": "<end>", "stop": "own"}
+    own = GenerationConfig.from_pretrained(bare)
+    own.eos_token_id = None
+    own.save_pretrained(bare)
+    with pytest.raises(InputError, match="found no eos_token_id, expected one with stop own"):
+        fetch.fetch(fetch.HubModel(source=str(bare), **options), tmp_path / "none")
+    own.eos_token_id = 1
+    own.save_pretrained(bare)
+    fetch.fetch(fetch.HubModel(source=str(bare), **options), tmp_path / "out")
+    assert GenerationConfig.from_pretrained(tmp_path / "out").eos_token_id == [1]
+    assert load_tokenizer(tmp_path / "out").eos_token == "<end>"
+    assert end_tokens(GenerationConfig.from_pretrained(tmp_path / "out"), load_tokenizer(tmp_path / "out")) == [1]
+    with pytest.raises(ValueError, match="expected none with stop own"):
+        fetch.HubModel(source=str(bare), stop_tokens=["<user>"], **options)

@@ -170,7 +170,7 @@ def test_what_reaches_vllm(vllm, job, model_folder: Path) -> None:
     [batch] = vllm.asked
     for _, each in batch:
         given = {key: value for key, value in vars(each).items() if key != "seed"}
-        assert given == {**decoding, "max_tokens": 12, "stop_token_ids": [1], "detokenize": False}
+        assert given == {**decoding, "max_tokens": 12, "stop_token_ids": [1], "ignore_eos": True, "detokenize": False}
     tokenizer = load_tokenizer(model_folder)
     prompts = sorted(tokenizer.decode(prompt) for prompt, _ in batch)
     assert prompts[0].replace("> ", ">").replace(" <", "<") == f"<user>{' '.join(WORDS[2:])}<assistant>"
