@@ -163,7 +163,11 @@ def _methods(study: Study) -> list[_Found]:
                 derive("lora_rank", base, f"rank{rank}", sweep, rank=rank)
     if sweep := sweeps.epochs:
         for base in sweep.methods:
-            derive("epochs", base, "epochs", sweep, keep_epochs=True, epochs=sweep.epochs)
+            own = methods[base].settings.get("tau")
+            for tau in sweep.tau or [own] if own is not None else [None]:
+                changes = {} if tau == own else {"tau": tau}
+                suffix = f"tau{tau:g}_epochs" if changes else "epochs"
+                derive("epochs", base, suffix, sweep, keep_epochs=True, epochs=sweep.epochs, **changes)
     if sweep := sweeps.overfitting:
         for count in sweep.references:
             for budget in sweep.budgets:

@@ -233,9 +233,10 @@ class Study(Strict):
                 found = self._lone_method(f"sweeps.{name}.methods", method)
                 if name == "threshold" and found.objective != "profit":
                     raise ValueError(f"sweeps.threshold.methods: found {method}, expected methods with a tau (profit)")
-                for tau in self.sweeps.threshold.tau if name == "threshold" else ():
+                taus = getattr(getattr(self.sweeps, name), "tau", None) if "tau" in found.settings else None
+                for tau in taus or ():
                     if wrong := conflict(found.objective, found.settings | {"tau": tau}):
-                        raise ValueError(f"sweeps.threshold.{': '.join(wrong)} ({method})")
+                        raise ValueError(f"sweeps.{name}.{': '.join(wrong)} ({method})")
         if sweep := self.sweeps.overfitting:
             self._lone_method("sweeps.overfitting.method", sweep.method)
             for count in sweep.references:

@@ -34,6 +34,7 @@ class EpochSweep(Strict):
 
     methods: Some[Name]
     epochs: Count
+    tau: Some[Share] | None = Field(None, description="of the methods that have one; default: their own")
     seeds: Seeds = 1
     models: Some[ModelName] | None = Field(None, description="default: all")
 

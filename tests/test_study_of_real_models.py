@@ -91,6 +91,16 @@ def test_methods_and_sweeps_of_some_models(study):
     assert groups["Small-0.6B", "profit", 0] == ("main",)
 
 
+def test_epochs_of_several_thresholds():
+    sweep = {"methods": ["sft", "profit"], "epochs": 2, "tau": [0.1, 0.5], "models": ["Small-0.6B"]}
+    runs = runs_of(Study.model_validate(changed(**{"sweeps/epochs": sweep})))
+    found = {key[1]: run.leaf["objective"].get("tau") for key, run in runs.items() if "epochs" in run.groups}
+    assert found == {"sft_epochs": None, "profit_epochs": 0.1, "profit_tau0.5_epochs": 0.5}
+    del sweep["tau"]
+    runs = runs_of(Study.model_validate(changed(**{"sweeps/epochs": sweep})))
+    assert [key[1] for key, run in runs.items() if "epochs" in run.groups] == ["sft_epochs", "profit_epochs"]
+
+
 def test_a_leaf_says_what_decides_the_numbers(study):
     leaves = {key: run.leaf for key, run in runs_of(study).items()}
     assert leaves["Large-14B", "sft", 0]["training"]["micro_batch_size"] == 1
@@ -151,6 +161,10 @@ def test_a_folder_is_fetched_by_what_decides_it():
             "methods.random.models: found .'Large-14B'., expected only models of profit",
         ),
         ({"sweeps/threshold/models": ["x"]}, "sweeps.threshold.models: found 'x', expected one of Small-0.6B"),
+        (
+            {"sweeps/epochs": {"methods": ["profit"], "epochs": 2, "tau": [1.5]}},
+            "epochs.tau.0: found 1.5, expected: input",
+        ),
         ({"analysis/annotators": ["truth"]}, "analysis.annotators: found truth with data.sources"),
         ({"analysis/annotators": ["llm"]}, "analysis.judge: expected with annotator llm, and with it alone"),
         ({"data/references": 1, "data/held": 0}, "found agreement with data.references = 1, expected at least 2"),
