@@ -151,7 +151,8 @@ def write_model(name: str, folder: Path, texts: list[str], steps: int) -> None:
     write_json(folder / "config.json", config)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
-    pretrain(model, [token for entry in tokenizer.encode_batch(texts) for token in entry.ids], steps)
+    end = ids[family["tokenizer"]["eos_token"]]
+    pretrain(model, [token for entry in tokenizer.encode_batch(texts) for token in (*entry.ids, end)], steps)
     model.to(getattr(torch, config["torch_dtype"])).save_pretrained(folder, max_shard_size=family["shards"] or "1GB")
     # Over what today's transformers wrote beside the weights.
     write_json(folder / "config.json", config)
@@ -199,7 +200,8 @@ def judge() -> Iterator[int]:
     with socket.socket() as probe, tempfile.TemporaryDirectory() as folder:
         taken = probe.connect_ex(("127.0.0.1", PORT)) == 0
         written = Path(folder) / "port"
-        command = [sys.executable, str(JUDGE), "--port", str(0 if taken else PORT), "--port-file", str(written)]
+        options = {"--port": 0 if taken else PORT, "--port-file": written, "--stall": 3, "--hopeless": 0.05}
+        command = [sys.executable, str(JUDGE), *(str(part) for option in options.items() for part in option)]
         server = subprocess.Popen(command)
         try:
             while not written.is_file() or not written.read_text():

@@ -39,7 +39,7 @@ ANSWERS = {
 }
 # Prompts that a source answers; what `collect` makes of them is reckoned in tests/test_paper_smoke.py.
 ANSWERED = {"infinity": range(28), "low": range(36), "middle": range(34), "high": [*range(30), 34, 35]}
-ALIKE, LONG = 29, 3
+ALIKE, LONG, AFTER_A_BREAK = 29, 3, 28
 
 
 def story(number: int) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def answered(source: str) -> Iterator[tuple[str, str]]:
     for number in ANSWERED[source]:
         style = "low" if (source, number) == ("middle", ALIKE) else source
         told = story(number)
-        answer = ANSWERS[style].format(**told)
+        answer = "\n" * ((source, number) == ("high", AFTER_A_BREAK)) + ANSWERS[style].format(**told)
         yield told["prompt"], answer + " And so on." * 200 * ((source, number) == ("infinity", LONG))
 
 
