@@ -14,9 +14,9 @@ rule score:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
-        gpu=GPU,
+        mem_mb=asked("score", "mem_mb"),
+        runtime=asked("score", "runtime"),
+        gpu=asked("score", "gpu"),
     params:
         code=code("score"),
         tuned=lambda wildcards, input: f"--tuned {input.tuned}" if input.tuned else "",
@@ -43,8 +43,8 @@ rule annotate:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=asked("annotate", "mem_mb"),
+        runtime=asked("annotate", "runtime"),
     params:
         code=code("annotate", lambda wildcards: wildcards.annotator),
         judge=judge_options,
@@ -69,8 +69,8 @@ rule agreement:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=asked("agreement", "mem_mb"),
+        runtime=asked("agreement", "runtime"),
     params:
         code=code("agreement"),
         names=COMPARED,
@@ -97,8 +97,8 @@ rule correlate:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=asked("correlate", "mem_mb"),
+        runtime=asked("correlate", "runtime"),
     params:
         code=code("correlate"),
         settings=correlation_settings,
@@ -129,9 +129,9 @@ rule overfit:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
-        gpu=GPU,
+        mem_mb=asked("overfit", "mem_mb"),
+        runtime=asked("overfit", "runtime"),
+        gpu=asked("overfit", "gpu"),
     params:
         code=code("overfit"),
         run=leaf,

@@ -14,6 +14,7 @@ from profit.files import InputError, canonical_json
 from profit.forkserver import prepare_environment
 from profit.lease import asks_for_gpus
 from profit.runs import benchmarks_of, listed, runs_of, study_runs
+from profit.resources import resources_of
 from profit.settings import STORED_SCORES
 from profit.study import load_study
 
@@ -101,6 +102,18 @@ def code(rule, choice=None):
     return lambda wildcards: code_version(rule, choice(wildcards) if choice else None)
 
 
+def asked(rule, resource):
+    """What a job of a rule asks for (profit.resources); GPUs only where they are asked for at all."""
+
+    def amount(wildcards):
+        model, annotator = (wildcards.get(key) for key in ("model", "annotator"))
+        run = run_of(wildcards) if wildcards.get("seed") else None
+        found = resources_of(study, rule, model, run, annotator)[resource]
+        return found * GPU if resource == "gpu" else found
+
+    return amount
+
+
 def objective_of(wildcards):
     return run_of(wildcards).leaf["objective"]["name"]
 
@@ -145,6 +158,11 @@ def compute_option(wildcards):
     """--compute of a model that says how it is held and run."""
     compute = study.compute_of(wildcards.model).model_dump(exclude_defaults=True)
     return f"--compute {shlex.quote(canonical_json(compute))}" if compute else ""
+
+
+def processes(wildcards):
+    """Of one training."""
+    return study.compute_of(wildcards.model).processes
 
 
 def length_option(wildcards):

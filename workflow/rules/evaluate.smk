@@ -14,9 +14,9 @@ rule evaluate:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
-        gpu=GPU,
+        mem_mb=asked("evaluate", "mem_mb"),
+        runtime=asked("evaluate", "runtime"),
+        gpu=asked("evaluate", "gpu"),
     params:
         code=code("evaluate"),
         run=leaf,
@@ -52,8 +52,8 @@ rule tune:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=asked("tune", "mem_mb"),
+        runtime=asked("tune", "runtime"),
     params:
         code=code("tabulate"),
         listed=figured(TUNE_RUNS),

@@ -28,8 +28,8 @@ rule tabulate:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=10,
+        mem_mb=asked("tabulate", "mem_mb"),
+        runtime=asked("tabulate", "runtime"),
     params:
         code=code("tabulate"),
         listed=figured(STUDY_RUNS),
@@ -64,8 +64,8 @@ rule draw:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=asked("draw", "mem_mb"),
+        runtime=asked("draw", "runtime"),
     params:
         code=figure_code,
         tables=table_folder,
@@ -102,8 +102,8 @@ rule report:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=asked("report", "mem_mb"),
+        runtime=asked("report", "runtime"),
     params:
         snakefile=f"{ROOT}Snakefile",
         study=STUDY_FILE,

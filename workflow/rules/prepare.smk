@@ -15,8 +15,8 @@ if study.miniature:
             "../../environment.yml"
         threads: 1
         resources:
-            mem_mb=2000,
-            runtime=10,
+            mem_mb=asked("generate", "mem_mb"),
+            runtime=asked("generate", "runtime"),
         params:
             code=code("generate"),
             world=canonical_json(study.world.model_dump()),
@@ -42,9 +42,9 @@ if study.miniature:
             "../../environment.yml"
         threads: 2
         resources:
-            mem_mb=4000,
-            runtime=60,
-            gpu=GPU,
+            mem_mb=asked("pretrain", "mem_mb"),
+            runtime=asked("pretrain", "runtime"),
+            gpu=asked("pretrain", "gpu"),
         params:
             code=code("pretrain"),
             world=rules.generate.params.world,
@@ -74,8 +74,8 @@ else:
             "../../environment.yml"
         threads: 1
         resources:
-            mem_mb=8000,
-            runtime=60,
+            mem_mb=asked("collect", "mem_mb"),
+            runtime=asked("collect", "runtime"),
         params:
             code=code("collect"),
             data=canonical_json(study.data.model_dump()),
@@ -98,8 +98,8 @@ else:
             "../../environment.yml"
         threads: 1
         resources:
-            mem_mb=4000,
-            runtime=240,
+            mem_mb=asked("fetch", "mem_mb"),
+            runtime=asked("fetch", "runtime"),
         params:
             code=code("fetch"),
             model=lambda wildcards: canonical_json(study.models[wildcards.model].fetched),
@@ -121,8 +121,8 @@ else:
             "../../environment.yml"
         threads: 1
         resources:
-            mem_mb=4000,
-            runtime=60,
+            mem_mb=asked("questions", "mem_mb"),
+            runtime=asked("questions", "runtime"),
         params:
             code=code("questions"),
             asked=questions_options,

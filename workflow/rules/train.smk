@@ -16,11 +16,11 @@ rule train:
         f"{RESULTS}/benchmarks/train/{{model}}/{{method}}/seed{{seed}}.jsonl"
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: processes
     resources:
-        mem_mb=4000,
-        runtime=60,
-        gpu=GPU,
+        mem_mb=asked("train", "mem_mb"),
+        runtime=asked("train", "runtime"),
+        gpu=asked("train", "gpu"),
     params:
         code=code("train", objective_of),
         run=leaf,
