@@ -19,48 +19,44 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from profit import provenance
-from profit.annotate import WORD
-from profit.data import LABELS, LabelledSpan, load_annotations, load_references, token_labels
-from profit.files import InputError, write_json
+from profit.annotate import WORD, repeat_keys
+from profit.correlate import SPAN_COLUMNS, has_labels, label_tokens
+from profit.data import LABELS, load_references
+from profit.files import InputError, read_parquet, write_json
 from profit.statistics import bootstrap_weights, percentile_interval
 
 log = logging.getLogger(__name__)
 
-Annotations = dict[tuple[str, int], list[LabelledSpan]]
-
 
 def compare_words(
-    first: Annotations, second: Annotations, references: pd.DataFrame, resamples: int = 2_000, seed: int = 0
+    spans: dict[str, pd.DataFrame], references: pd.DataFrame, resamples: int = 2_000, seed: int = 0
 ) -> dict[str, Any]:
-    """`compare_labels` of the words of all answers that both annotators labelled; spans as data.load_annotations.
+    """`compare_labels` of the words of all answers that both annotators labelled.
+
+    Args:
+        spans: of the two annotators, by file: prompt_id, reference_id, start, end, label.
+        references: prompt_id, reference_id, answer.
 
     Returns:
         Also the unit, and how many answers were compared and how many had labels of one annotator alone.
 
     Raises:
-        InputError: no answer has labels of both.
+        InputError: no answer has labels of both; a span that `correlate.label_tokens` refuses.
     """
-    labels: tuple[list[str], list[str]] = ([], [])
-    prompts: list[str] = []
-    known: list[tuple[bool, bool]] = []
-    for row in references.itertuples():
-        key = (row.prompt_id, row.reference_id)
-        known.append((key in first, key in second))
-        if not all(known[-1]):
-            continue
-        words = [match.span() for match in WORD.finditer(row.answer)]
-        for own, spans in zip(labels, (first[key], second[key]), strict=True):
-            own += token_labels(words, spans)
-        prompts += [row.prompt_id] * len(words)
-    both, ours, theirs = (known.count(case) for case in ((True, True), (True, False), (False, True)))
-    if not both:
-        raise InputError(
-            f"--first, --second: found {ours} and {theirs} answers of the references with labels of one annotator "
-            f"alone, expected some with labels of both"
-        )
-    counts = {"answers": both, "answers_of_first_alone": ours, "answers_of_second_alone": theirs}
-    found = compare_labels(*map(np.array, labels), np.array(prompts), resamples, seed)
-    return {"unit": "word", **counts, **found}
+    ours, theirs = (has_labels(references, own) for own in spans.values())
+    counts = {
+        "answers": int((ours & theirs).sum()),
+        "answers_of_first_alone": int((ours & ~theirs).sum()),
+        "answers_of_second_alone": int((theirs & ~ours).sum()),
+    }
+    if not counts["answers"]:
+        raise InputError(f"{', '.join(spans)}: found {counts}, expected some answers with labels of both annotators")
+    shared = references[ours & theirs]
+    cuts = [np.array([match.span() for match in WORD.finditer(answer)], dtype=np.int32) for answer in shared.answer]
+    words = repeat_keys(shared, [len(cut) for cut in cuts])
+    words[["start", "end"]] = np.concatenate(cuts)
+    labels = [label_tokens(words, own, path) for path, own in spans.items()]
+    return {"unit": "word", **counts, **compare_labels(*labels, words.prompt_id.to_numpy(), resamples, seed)}
 
 
 def compare_labels(
@@ -142,14 +138,15 @@ def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     names = dict(zip(("first", "second"), args.names, strict=True))
     settings = {**names, "bootstrap": args.bootstrap, "seed": args.seed}
-    if names["first"] == names["second"]:
-        raise InputError(f"--names: found {names['first']} twice, expected two annotators")
+    for option, (first, second) in {"--names": args.names, "--first, --second": (args.first, args.second)}.items():
+        if first == second:
+            raise InputError(f"{option}: found {first} twice, expected two annotators")
     if args.bootstrap < 1 or args.seed < 0:
         raise InputError(f"--bootstrap, --seed: found {args.bootstrap}, {args.seed}, expected at least 1 and 0")
     references = load_references(args.references)
     with provenance.job("agreement", settings=settings, world=provenance.world_of(args.references)) as job:
-        spans = [load_annotations(path, references) for path in (args.first, args.second)]
-        found = compare_words(*spans, references, args.bootstrap, args.seed)
+        spans = {path: read_parquet(path, SPAN_COLUMNS) for path in (args.first, args.second)}
+        found = compare_words(spans, references, args.bootstrap, args.seed)
         write_json(args.output, {**names, **found, "provenance": job.record()})
     for name in ("all", "core_and_replaceable"):
         log.info("%s: %s against %s, %s: %s", args.output, *args.names, name, found[name])

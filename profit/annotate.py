@@ -185,7 +185,8 @@ def main(argv: list[str] | None = None) -> None:
         job.settings |= notes.pop("settings", options)  # a judge's own are without its address
         write_parquet(args.output, table, {"provenance": job.record(), **notes})
     shares = table.label.value_counts(normalize=True).round(3).to_dict()
-    log.info("%s: %d spans of %d answers, %s", args.output, len(table), len(references), shares)
+    labelled = len(table[["prompt_id", "reference_id"]].drop_duplicates())
+    log.info("%s: %d spans of %d of %d answers, %s", args.output, len(table), labelled, len(references), shares)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 from profit import agreement, statistics
 from profit.annotate import WORD
 from profit.code_version import reachable
-from profit.data import load_annotations, load_references
+from profit.data import load_references
 from profit.files import InputError, read_json, read_parquet, write_parquet
 
 SPANS = ["prompt_id", "reference_id", "start", "end", "label"]
@@ -78,35 +78,49 @@ def answers_of(*answers: str) -> pd.DataFrame:
     return pd.DataFrame({"prompt_id": "p", "reference_id": range(len(answers)), "answer": answers})
 
 
+def spans_of(**answers: list[tuple[int, int, str]]) -> pd.DataFrame:
+    """Spans of the answers a0, a1, … of one prompt."""
+    rows = [("p", int(name[1:]), *span) for name, spans in answers.items() for span in spans]
+    return pd.DataFrame(rows, columns=SPANS)
+
+
 def test_only_answers_that_both_labelled_are_compared_and_the_others_counted() -> None:
     frame = answers_of("Well, 7.", "So 8.", "9.", "10.")
-    first = {("p", 0): [(0, 4, "replaceable"), (6, 7, "core")], ("p", 2): [(0, 1, "core")]}
-    second = {("p", 0): [(0, 8, "core")], ("p", 1): [(0, 2, "core")], ("p", 3): [(0, 2, "core")]}
-    found = agreement.compare_words(first, second, frame)
+    first = spans_of(a0=[(0, 4, "replaceable"), (6, 7, "core")], a2=[(0, 1, "core")])
+    second = spans_of(a0=[(0, 8, "core")], a1=[(0, 2, "core")], a3=[(0, 2, "core")])
+    found = agreement.compare_words({"a": first, "b": second}, frame)
     assert (found["unit"], found["answers"], found["all"]["units"]) == ("word", 1, 4)
     assert (found["answers_of_first_alone"], found["answers_of_second_alone"]) == (1, 2)
     assert found["confusion"]["fixed"]["core"] == 2 and found["confusion"]["replaceable"]["core"] == 1
-    with pytest.raises(InputError, match="found 2 and 1 answers .* of one annotator alone, expected some with labels"):
-        agreement.compare_words(first, {("p", 1): [(0, 2, "core")]}, frame)
+    with pytest.raises(
+        InputError, match="a, b: found .*'answers_of_first_alone': 2, 'answers_of_second_alone': 1}, expect"
+    ):
+        agreement.compare_words({"a": first, "b": second[second.reference_id == 1]}, frame)
 
 
 def test_how_an_annotator_cuts_its_spans_changes_nothing(references_path: Path, annotations_path: Path) -> None:
     """The fixture's spans are phrases; the same labels by word, and character by character, are the same labels."""
     references = load_references(references_path)
-    phrases = load_annotations(annotations_path, references)
-    other = {key: [(start, end, "core") for start, end, _ in spans] for key, spans in phrases.items()}
-    words, characters = {}, {}
-    for row in references.itertuples():
-        key = (row.prompt_id, row.reference_id)
-        characters[key] = [(at, at + 1, label) for start, end, label in phrases[key] for at in range(start, end)]
-        label_at = {start: label for start, _, label in characters[key]}
-        spans = [match.span() for match in WORD.finditer(row.answer)]
-        words[key] = [(start, end, label_at.get(start, "fixed")) for start, end in spans]
-    expected = agreement.compare_words(phrases, other, references, resamples=50)
+    phrases = read_parquet(annotations_path, SPANS)
+    other = phrases.assign(label="core")
+    characters = pd.DataFrame(
+        [(*row[:2], at, at + 1, row[4]) for row in phrases.itertuples(index=False) for at in range(row[2], row[3])],
+        columns=SPANS,
+    )
+    label_at = characters.set_index(SPANS[:3]).label.to_dict()
+    words = pd.DataFrame(
+        [
+            (row.prompt_id, row.reference_id, *match.span(),
+             label_at.get((row.prompt_id, row.reference_id, match.start()), "fixed"))
+            for row in references.itertuples() for match in WORD.finditer(row.answer)
+        ],
+        columns=SPANS,
+    )  # fmt: skip
+    expected = agreement.compare_words({"cut": phrases, "other": other}, references, resamples=50)
     assert 0 < expected["all"]["accuracy"]["value"] < 1
     for cut in (words, characters):
-        assert agreement.compare_words(cut, other, references, resamples=50) == expected
-        assert agreement.compare_words(cut, phrases, references)["all"]["kappa"]["value"] == 1
+        assert agreement.compare_words({"cut": cut, "other": other}, references, resamples=50) == expected
+        assert agreement.compare_words({"cut": cut, "other": phrases}, references)["all"]["kappa"]["value"] == 1
 
 
 @pytest.fixture
@@ -140,6 +154,7 @@ def test_command_compares_two_annotators(command: list[str], tmp_path: Path) -> 
     ("option", "sentence"),
     [
         (["--names", "llm", "llm"], "--names: found llm twice"),
+        (["--first", "a.parquet", "--second", "a.parquet"], "--first, --second: found a.parquet twice"),
         (["--bootstrap", "0"], "--bootstrap, --seed: found 0, 0, expected"),
         (["--seed", "-1"], "--bootstrap, --seed: found 2000, -1, expected"),
         (["--second", "nowhere.parquet"], "nowhere.parquet: not found"),
@@ -155,9 +170,10 @@ def test_damaged_and_foreign_labels_are_named(command: list[str], tmp_path: Path
     path = tmp_path / "other.parquet"
     spans = read_parquet(path)
     for wrong, sentence in (
-        (spans.assign(label="trivial"), "other.parquet: found label 'trivial'"),
+        (spans.assign(label="trivial"), r"other.parquet, column label: found \['trivial'\]"),
+        (pd.concat([spans, spans.head(1)]), "other.parquet, prompt p000, reference 0: found a span at 0 within"),
         (spans.drop(columns="label"), "other.parquet: found columns"),
-        (spans.assign(prompt_id="q"), "found 40 and 0 answers of the references with labels of one annotator alone"),
+        (spans.assign(prompt_id="q"), "'answers_of_first_alone': 40, 'answers_of_second_alone': 0}"),
     ):
         write_parquet(path, wrong)
         with pytest.raises(InputError, match=sentence):
@@ -166,5 +182,5 @@ def test_damaged_and_foreign_labels_are_named(command: list[str], tmp_path: Path
 
 def test_an_annotator_is_no_code_of_the_comparison() -> None:
     covered = set(reachable("profit.agreement", "main", None))
-    assert {"profit.annotate:WORD", "profit.data:token_labels"} <= covered
+    assert {"profit.annotate:WORD", "profit.correlate:label_tokens"} <= covered
     assert not any("support" in name or "judge" in name for name in covered)

@@ -1,14 +1,21 @@
 """Annotators against hand-made answers, the planted truth, and bad input."""
 
+import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import CHAT_TEMPLATE
+from judge_server import serving
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
 
 from profit import annotate
 from profit.code_version import reachable
-from profit.data import load_references
+from profit.correlate import label_tokens
+from profit.data import encode_all, load_references, token_labels
 from profit.files import InputError, read_parquet, read_parquet_metadata
 
 
@@ -157,6 +164,120 @@ def test_a_truncated_file_is_named(references_path: Path, tmp_path: Path) -> Non
     with pytest.raises(InputError, match="references.parquet"):
         annotate.main(["--annotator", "truth", "--references", str(path), "--output", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+# LaTeX, accents composed and not, CJK, emoji of several code points, code, odd spaces, white space at both edges.
+ODD_ANSWERS = {
+    "latex": (
+        "Therefore $\\frac{1}{2}\\,x^{2} = 0.5$,\n\n\\[ \\boxed{\\tfrac{3}{4}} \\]",
+        "So $\\frac{1}{2}x^2=0.5$, hence\n\\boxed{\\tfrac{3}{4}}.\n",
+        "We get $x^{2}/2$ and finally \\boxed{0.75}",
+    ),
+    "code": (
+        "   Here:\n\tdef f(x):\r\n        return x**2  # 12,345.6\n\n",
+        "\n\ndef f(y):\n    return y ** 2\n",
+        "Use `f = lambda x: x**2`\u00a0— it's “short”.",
+    ),
+    "unicode": (
+        "因此，答案是 42。\u3000所以完成 🙂 done",
+        "Naïve café, re\u0301sume\u0301 ½ ② 👩‍👩‍👧‍👦 42 ✌🏽!",
+        "答案： 42　Ответ — 42 €",
+    ),
+}
+
+
+def odd_references() -> pd.DataFrame:
+    """The odd answers, with stored labels on runs of 5 characters, whatever these are, and on every third one none."""
+    rows = [
+        (prompt, number, f"Why {prompt}?", answer, False, 1, [
+            (at, min(at + 5, len(answer)), ("core", "replaceable")[at // 5 % 2])
+            for at in range(0, len(answer), 5) if at // 5 % 3 < 2
+        ])
+        for prompt, answers in ODD_ANSWERS.items() for number, answer in enumerate(answers)
+    ]  # fmt: skip
+    columns = "prompt_id reference_id prompt answer held steps spans".split()
+    return pd.DataFrame(rows, columns=columns).sort_values(columns[:2], ignore_index=True)
+
+
+@pytest.fixture(scope="module", params=["normalised", "trimmed"])
+def byte_tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerFast:
+    """A byte-level BPE as Qwen has it (text in NFC, offsets with their white space), and as Llama 3 (without)."""
+    core = Tokenizer(models.BPE())
+    if request.param == "normalised":
+        core.normalizer = normalizers.NFC()
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.post_processor = processors.ByteLevel(trim_offsets=request.param == "trimmed")
+    core.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    texts = [answer for answers in ODD_ANSWERS.values() for answer in answers[:2]]
+    core.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=340, initial_alphabet=alphabet, show_progress=False)
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token="<end>", additional_special_tokens=["<user>", "<assistant>"]
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def first_characters(tokenizer: PreTrainedTokenizerFast, tokens: list[int], answer: str) -> list[int | None]:
+    """Where in the answer each token's first character that is no white space stands, by counting bytes; or None."""
+    letters = {letter: byte for byte, letter in byte_letters().items()}
+    pieces = [bytes(letters[letter] for letter in piece) for piece in tokenizer.convert_ids_to_tokens(tokens)]
+    normaliser = tokenizer.backend_tokenizer.normalizer
+    text = unicodedata.normalize("NFC", answer) if normaliser else answer
+    assert b"".join(pieces) == text.encode()
+    lengths = [len(unicodedata.normalize("NFC", answer[:at])) if normaliser else at for at in range(len(answer) + 1)]
+    place_of = [max(at for at, length in enumerate(lengths[:-1]) if length <= index) for index in range(len(text))]
+    of_byte = [index for index, letter in enumerate(text) for _ in letter.encode()]
+    found, at = [], 0
+    for piece in pieces:
+        own = [index for index in of_byte[at : at + len(piece)] if not text[index].isspace()]
+        found.append(place_of[own[0]] if own else None)
+        at += len(piece)
+    return found
+
+
+def byte_letters() -> dict[int, str]:
+    """The letter by which a byte-level BPE writes each byte: itself if it prints, else one from 256 on, in order."""
+    printing = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printing]
+    return {byte: chr(byte) for byte in printing} | {byte: chr(256 + place) for place, byte in enumerate(others)}
+
+
+@pytest.mark.parametrize("annotator", ["truth", "agreement", "llm"])
+def test_labels_of_characters_carry_over_to_the_tokens_of_any_text(
+    byte_tokenizer: PreTrainedTokenizerFast, annotator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    references = odd_references()
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving() as server:
+        judge = json.dumps({"model": "m", "base_url": server.address})
+        options = {"llm": {"judge": judge, "cache": str(tmp_path)}}.get(annotator, {})
+        spans = annotate.ANNOTATORS[annotator](references, **options)
+    split, seen = 0, set()
+    for row, example in zip(
+        references.itertuples(),
+        encode_all(byte_tokenizer, references.prompt.tolist(), references.answer.tolist()),
+        strict=True,
+    ):
+        own = spans[(spans.prompt_id == row.prompt_id) & (spans.reference_id == row.reference_id)]
+        label_at = {at: span.label for span in own.itertuples() for at in range(span.start, span.end)}
+        places = first_characters(byte_tokenizer, example.input_ids[example.prompt_length : -1], row.answer)
+        found = token_labels(example.spans, list(own[["start", "end", "label"]].itertuples(index=False, name=None)))
+        assert found[-1] == "end" and len(found) == len(places) + 1
+        for place, label in zip(places, found, strict=False):
+            assert place is None or label == label_at.get(place, "fixed"), (row.answer, place)
+        if annotator != "truth":  # whose spans may hold white space
+            assert {label for place, label in zip(places, found, strict=False) if place is None} <= {"fixed"}
+        tokens = pd.DataFrame(example.spans, columns=["start", "end"]).assign(
+            prompt_id=row.prompt_id, reference_id=row.reference_id
+        )
+        assert label_tokens(tokens, spans).tolist() == found
+        split += len(places) - len(set(places))
+        seen |= set(found)
+    assert split > 20 and {"core", "replaceable", "fixed", "end"} <= seen
 
 
 def test_the_judge_is_code_of_its_own_annotator_alone() -> None:
