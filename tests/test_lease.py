@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from profit.files import InputError
-from profit.lease import asks_for_gpus, gpu_in_reach, in_reach, lease, list_gpus
+from profit.lease import asks_for_gpus, gpu_in_reach, gpu_name, in_reach, lease, list_gpus
 
 ROOT = Path(__file__).parent.parent
 UUIDS = ["GPU-aa11", "GPU-ab22", "GPU-cc33", "GPU-dd44"]
@@ -105,6 +105,20 @@ def test_jobs_that_fit_run_at_once(machine, start):
     assert sorted(",".join(leased).split(",")) == ["0", "1", "2", "3"]
 
 
+@pytest.mark.parametrize("mask", ["0,1,2,3", "3,1,0,2"])
+def test_trainings_on_two_gpus_each_never_share_one(machine, start, mask):
+    machine(4)
+    first, second = start(2, CUDA_VISIBLE_DEVICES=mask), start(2, CUDA_VISIBLE_DEVICES=mask)
+    wait_for(lambda: first.mark.exists() and second.mark.exists())
+    held = [set(holder.log.read_text().split()[1].split(",")) for holder in (first, second)]
+    assert len(held[0]) == len(held[1]) == 2 and held[0] | held[1] == set("0123")
+    third = start(2, 0.0, CUDA_VISIBLE_DEVICES=mask)
+    wait_for(lambda: f"Waiting for 2 of the GPUs {mask.replace(',', ', ')}" in third.log.read_text())
+    assert not third.mark.exists()
+    second.kill()
+    assert result(third)[0] == held[1]
+
+
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_job_gives_its_gpu_back_and_who_waits_says_so(machine, start, signal_number):
     machine(1)
@@ -145,6 +159,7 @@ def test_masks_are_kept_and_agree_on_what_is_held(machine, start):
 def test_a_lease_hides_the_other_gpus_and_keeps_the_order_of_nvidia_smi(machine, tmp_path, monkeypatch):
     machine(2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    assert gpu_name() == "NVIDIA H200"
     assert lease(2, tmp_path / "leases") == ["1", "0"]
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1,0" and os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     assert (tmp_path / "leases").stat().st_mode & 0o1777 == 0o1777
@@ -178,7 +193,7 @@ def test_what_a_mask_shows(mask, names):
 
 def test_nothing_happens_without_a_gpu(tmp_path, monkeypatch, machine):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert list_gpus() == [] and lease(1, tmp_path / "leases") == []
+    assert list_gpus() == [] and lease(1, tmp_path / "leases") == [] and gpu_name() == ""
     machine(0, fails=True)
     assert list_gpus() == [] and lease(1, tmp_path / "leases") == []
     assert "CUDA_VISIBLE_DEVICES" not in os.environ and not (tmp_path / "leases").exists()
