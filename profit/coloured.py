@@ -15,12 +15,16 @@ import pandas as pd
 from profit.correlate import label_tokens
 from profit.files import InputError, read_parquet
 
+# Tokens that a page has room for.
+LONGEST = 200
+
 
 def typical_answer(results: Path, models: Sequence[str], annotator: str) -> pd.DataFrame:
     """One reference answer, one row a token and model: the answer most like all of them.
 
     That is the one whose mean probabilities of core and of replaceable tokens, under the first model, lie nearest to
-    those of all references (sum of both distances; the first of equals), of answers with at least two tokens of each.
+    those of all references that the annotator labelled (sum of both distances; the first of equals), of answers with
+    at least two tokens of each and, where there are some, at most LONGEST tokens.
     """
     spans_path = results / "annotations" / "references" / f"{annotator}.parquet"
     spans = read_parquet(spans_path, ["prompt_id", "reference_id", "start", "end", "label"])
@@ -31,6 +35,7 @@ def typical_answer(results: Path, models: Sequence[str], annotator: str) -> pd.D
     for model in models:
         columns = [*keys, "position", "token", "start", "end", "logprob"]
         scores = read_parquet(results / "scores" / model / "base.parquet", columns)
+        scores = scores.merge(spans[keys].drop_duplicates(), on=keys)
         scores["probability"] = np.minimum(np.exp(scores["logprob"].astype(float)), 1.0)
         scores["label"] = label_tokens(scores, spans, str(spans_path))
         chosen = chosen or list(most_typical(scores, keys))
@@ -47,6 +52,8 @@ def most_typical(scores: pd.DataFrame, keys: list[str]) -> tuple[Any, ...]:
     every = kept.groupby("label")["probability"].mean()
     groups = kept.groupby([*keys, "label"])["probability"].agg(["mean", "size"]).unstack("label").dropna()
     enough = groups[(groups["size"] >= 2).all(axis=1)]
+    short = scores.groupby(keys).size().reindex(enough.index) <= LONGEST
+    enough = enough[short] if short.any() else enough
     distance = (enough["mean"] - every).abs().sum(axis=1)
     if distance.empty:
         raise InputError("scores: found no answer with two core and two replaceable tokens, expected one to colour")
@@ -54,11 +61,13 @@ def most_typical(scores: pd.DataFrame, keys: list[str]) -> tuple[Any, ...]:
 
 
 def with_text(tokens: pd.DataFrame, answer: str) -> pd.DataFrame:
-    """Tokens as the answer spells them, and whether white space stands before each; the end token keeps its name."""
+    """Tokens as the answer spells them, and whether white space stands before each; the end token keeps its name.
+
+    A token of white space alone is printed as ↵ where it ends a line, else as ·.
+    """
     starts, ends = tokens["start"].to_numpy(), tokens["end"].to_numpy()
     before = np.concatenate([[0], ends[:-1]])
-    texts = [
-        answer[a:b].strip() if a >= 0 else token for a, b, token in zip(starts, ends, tokens["token"], strict=True)
-    ]
+    pieces = [answer[a:b] if a >= 0 else token for a, b, token in zip(starts, ends, tokens["token"], strict=True)]
+    texts = [piece.strip() or ("↵" if "\n" in piece else "·") for piece in pieces]
     space = [a < 0 or answer[last:b][:1].isspace() for last, a, b in zip(before, starts, ends, strict=True)]
     return tokens.assign(token=texts, space_before=space)

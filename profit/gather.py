@@ -35,14 +35,17 @@ def world_of(results: Path) -> str:
     return text(path, read_json(path), "world")
 
 
-def gather_runs(results: Path, runs: Sequence[dict[str, Any]], world: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+def gather_runs(
+    results: Path, runs: Sequence[dict[str, Any]], world: str, labels: str | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One row a run, and one row an optimizer step of the trained runs of group main.
 
-    `kept` of a run is the share of its target tokens with a weight above zero, over the whole training.
+    `kept` of a run is the share of its target tokens with a weight above zero, over the whole training; `labels` names
+    the annotator by whose labels the step log counts them.
     """
     rows, steps = [], []
     for run in runs:
-        rows.append(settings_row(run) | {"world": world})
+        rows.append(settings_row(run) | {"labels": labels, "world": world})
         if run["objective"]["name"] == "none":
             continue
         folder = results / "runs" / run_folder(run)
@@ -57,7 +60,7 @@ def gather_runs(results: Path, runs: Sequence[dict[str, Any]], world: str) -> tu
         if run["group"] == "main":
             steps.append(log.assign(**{key: run[key] for key in RUN}))
     frame = pd.DataFrame(rows)
-    columns = [*settings_row(runs[0]), "steps", "tokens_trained", *COSTS, "kept", "world"]
+    columns = [*settings_row(runs[0]), "steps", "tokens_trained", *COSTS, "kept", "labels", "world"]
     logs = pd.concat(steps, ignore_index=True) if steps else pd.DataFrame(columns=[*RUN, *COLUMNS])
     return frame.reindex(columns=columns).astype({"steps": "Int64", "tokens_trained": "Int64"}), logs[[*RUN, *COLUMNS]]
 
@@ -71,6 +74,8 @@ def settings_row(run: dict[str, Any]) -> dict[str, Any]:
         "objective": "vanilla" if objective["name"] == "none" else objective["name"],
         "tau": objective.get("tau"),
         "direction": objective.get("direction"),
+        "share": objective.get("share"),
+        "normaliser": objective.get("normaliser"),
         "tuning": tuning.get("kind"),
         "rank": tuning.get("rank"),
         "references": run["references"],
@@ -212,6 +217,24 @@ def gather_correlation(
         "threshold_loss": pd.DataFrame(losses),
         "densities": pd.concat(densities, ignore_index=True),
     }
+
+
+def gather_agreement(results: Path, annotators: Sequence[str]) -> pd.DataFrame:
+    """Table agreement: one row a part of the labels of two annotators, with bootstrap intervals over prompts."""
+    path = results / "agreement" / "references.json"
+    content = read_json(path)
+    if [content.get("first"), content.get("second")] != list(annotators):
+        found = f"{content.get('first')!r} and {content.get('second')!r}"
+        raise InputError(f"{path}, keys first and second: found {found}, expected {' and '.join(annotators)}")
+    rows = []
+    for part in ("all", "core_and_replaceable"):
+        row = {key: content[key] for key in ("first", "second", "unit", "answers")} | {"part": part}
+        for name in ("accuracy", "kappa"):
+            values = content[part][name]
+            row |= {name: values["value"], f"{name}_low": values["low"], f"{name}_high": values["high"]}
+        rows.append(row)
+    kinds = {f"{name}{end}": float for name in ("accuracy", "kappa") for end in ("", "_low", "_high")}
+    return pd.DataFrame(rows).astype(kinds)
 
 
 UNTIDY = ("model", "annotator", "thresholds", "bins", "provenance")

@@ -1,20 +1,20 @@
 """Rule `tabulate`: the results of a study as tidy tables, CSV and Parquet, which figures, claims and readers share.
 
-Table `main` is the paper's Table 1 with what it lacks: for each method and benchmark the mean over seeds with a 95 %
-Student t interval, and the difference to SFT paired by seed (the same data, order and questions). Added to the
-benchmarks are `average` (of all), `learnt` (the benchmark like the references) and `kept` (the mean of the others).
-One seed has no interval: low and high are empty, and the text calls it descriptive.
+Table `main` holds the study's tables of results, the paper's Tables 1 to 3 with what they lack: for each table, model,
+method and benchmark the mean over seeds with a 95 % Student t interval, and the difference to SFT paired by seed (the
+same data, order and questions). Added to the benchmarks of a table are `average` (of all), and where same_length is
+among them `learnt` (the benchmark like the references) and `kept` (the mean of the others). One seed has no interval:
+low and high are empty, and the text calls it descriptive. Table `published` has the paper's numbers beside them
+(profit.published).
 
-    python -m profit.tabulate --study '{"name": "miniature", "annotators": ["truth"], "runs": [{…leaf…,
-        "group": "main", "evaluations": ["final"], "overfit": false}, …]}' \
-        --results results/miniature --output-folder results/miniature/tables
+    python -m profit tabulate --study workflow/studies/miniature.yaml --results results/miniature
+        --published results/published --output-folder results/miniature/tables
 
 With `--tune` the runs are those of the choice of the learning rate, and only table `tune` is written: the rate with
 the highest mean accuracy is chosen, of equals the smaller one.
 """
 
 import argparse
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,48 +22,51 @@ from typing import Any
 
 import pandas as pd
 
-from profit import coloured, gather, summary
-from profit.files import InputError, atomic_path, read_json, write_csv, write_parquet
+from profit import coloured, gather, published, summary
+from profit.files import InputError, atomic_path, write_csv, write_parquet
 from profit.gather import RUN
+from profit.runs import listed, runs_of, study_runs
 from profit.statistics import mean_interval, paired_difference
+from profit.study import load_study
 
 log = logging.getLogger(__name__)
 
 LEARNT = "same_length"
-RUN_KEYS = [
-    "model",
-    "method",
-    "seed",
-    "objective",
-    "tuning",
-    "training",
-    "references",
-    "budget",
-    "group",
-    "evaluations",
+KEYS = ["table", "model", "method", "benchmark"]
+DIFFERENCES = [
+    "difference_vs_sft",
+    "difference_low",
+    "difference_high",
+    "difference_seeds",
+    "difference_vs_vanilla",
+    "difference_vs_vanilla_low",
+    "difference_vs_vanilla_high",
 ]
-DIFFERENCES = ["difference_vs_sft", "difference_low", "difference_high", "difference_seeds", "difference_vs_vanilla"]
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Write the tables of the study that the command line gives."""
+    """Write the tables of the study that the command line names."""
     logging.basicConfig(level=logging.INFO)
     arguments = make_parser().parse_args(argv)
-    study = parse_study(arguments.study)
+    study = load_study(arguments.study)
+    runs = runs_of(study)
     if arguments.tune:
-        write_tables(arguments.output_folder, {"tune": tune_table(arguments.results, study["runs"])})
+        tuned = [run for run in runs.values() if run.groups[0] == "tune"]
+        if not tuned:
+            raise InputError(f"{arguments.study}, key tune: found none, expected it with --tune")
+        table = tune_table(arguments.results, listed(study, tuned)["runs"])
+        write_tables(arguments.output_folder, {"tune": table})
         return
-    tables = tabulate(arguments.results, study)
-    write_tables(arguments.output_folder, tables)
-    write_text(arguments.output_folder / "table1_main.md", summary.main_table(tables["main"]))
-    write_text(arguments.output_folder / "summary.md", summary.whole(study["name"], tables))
+    found = listed(study, study_runs(runs)) | {"labels": study.labels}
+    write_all(arguments.output_folder, study.name, tabulate(arguments.results, arguments.published, found))
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line of this rule."""
     parser = argparse.ArgumentParser(prog="profit.tabulate", description="Gather results into tidy tables.")
-    parser.add_argument("--study", required=True, help="JSON, or a JSON file: name, annotators, runs")
+    parser.add_argument("--study", required=True, type=Path, help="the study file, YAML")
     parser.add_argument("--results", required=True, type=Path, help="results/<study>")
+    parser.add_argument("--published", required=True, type=Path, help="folder of the paper's numbers (CSV)")
     parser.add_argument("--output-folder", required=True, type=Path)
     parser.add_argument(
         "--tune", action="store_true", help="write table tune, from the runs that chose the learning rate"
@@ -71,58 +74,46 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_study(source: str) -> dict[str, Any]:
-    """Read --study; InputError names a key that is missing or a run that stands twice."""
-    try:
-        study = json.loads(source) if source.lstrip().startswith("{") else read_json(source)
-    except json.JSONDecodeError as error:
-        raise InputError(f"--study: found no JSON ({error}), expected an object or the path of a JSON file") from None
-    for key in ("name", "runs"):
-        if not study.get(key):
-            raise InputError(f"--study, key {key}: found {study.get(key)!r}, expected it with content")
-    seen: set[tuple[Any, ...]] = set()
-    for place, run in enumerate(study["runs"]):
-        missing = [key for key in RUN_KEYS if key not in run]
-        if missing:
-            raise InputError(f"--study, key runs[{place}]: found {sorted(run)}, expected also {missing}")
-        name = tuple(run[key] for key in RUN)
-        if name in seen:
-            raise InputError(f"--study, key runs[{place}]: found {gather.run_folder(run)} twice, expected it once")
-        seen.add(name)
-    return study
+def tabulate(results: Path, paper: Path, study: dict[str, Any]) -> dict[str, pd.DataFrame]:
+    """All tidy tables of a study by name.
 
-
-def tabulate(results: Path, study: dict[str, Any]) -> dict[str, pd.DataFrame]:
-    """All tidy tables of a study by name; errors as in `profit.gather`."""
-    runs, annotators = study["runs"], study.get("annotators", [])
+    study: as `profit.runs.listed` gives it, and `labels`, the annotator whose labels the step logs count. Errors as in
+    `profit.gather`.
+    """
+    runs, annotators = study["runs"], study["annotators"]
+    models = list(dict.fromkeys(model for table in study["tables"].values() for model in table["models"]))
     world = gather.world_of(results)
-    models = list(dict.fromkeys(run["model"] for run in runs))
-    table, steps = gather.gather_runs(results, runs, world)
+    table, steps = gather.gather_runs(results, runs, world, study["labels"])
     evaluations = gather.gather_evaluations(results, runs, world)
-    tables = {"runs": table, "evaluations": evaluations, "steps": steps, "main": main_table(evaluations, table)}
-    if any(run.get("overfit") for run in runs):
+    tables = {"runs": table, "evaluations": evaluations, "steps": steps}
+    tables["main"] = main_table(evaluations, table, study["tables"])
+    if any(run["overfit"] for run in runs):
         tables["overfit"] = gather.gather_overfit(results, runs, world)
     if annotators:
         tables |= gather.gather_correlation(results, models, annotators, world)
         tables["coloured"] = coloured.typical_answer(results, models, annotators[0])
-    return {
-        name: frame if "study" in frame else frame.assign(study=study["name"])[["study", *frame.columns]]
-        for name, frame in tables.items()
-    }
+    if len(annotators) > 1 and "truth" not in annotators:
+        tables["agreement"] = gather.gather_agreement(results, annotators[:2])
+    tables["published"] = published.beside(tables, paper)
+    named = {name: frame.assign(study=study["name"]) for name, frame in tables.items()}
+    return {name: frame[["study", *frame.columns.drop("study")]] for name, frame in named.items()}
 
 
-def main_table(evaluations: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """Table 1: one row a model, method of group main and benchmark; shares in 0-1.
+def main_table(evaluations: pd.DataFrame, runs: pd.DataFrame, tables: dict[str, dict[str, list[str]]]) -> pd.DataFrame:
+    """The tables of results: one row a table, model, method of group main and benchmark; shares in 0-1.
 
-    Differences to SFT (one reference) use the seeds that both methods have; the interval is a paired t interval.
+    Differences to SFT (one reference) use the seeds that both methods have; the interval is a paired t interval. A
+    model without SFT or without vanilla has no such differences.
     """
     settings = runs[runs["group"] == "main"][[*RUN, "objective", "references"]]
     final = evaluations[evaluations["checkpoint"] == "final"].merge(settings, on=RUN)
     rows = []
-    for model, own in final.groupby("model", sort=False):
+    for table, model in ((table, model) for table, chosen in tables.items() for model in chosen["models"]):
+        own, names = final[final["model"] == model], tables[table]["benchmarks"]
+        if own.empty:
+            continue
         by_benchmark = own.pivot(index=["method", "seed"], columns="benchmark", values="accuracy")
-        names = list(dict.fromkeys(own["benchmark"]))
-        scores = with_means(by_benchmark[names])
+        scores = with_means(by_benchmark.reindex(columns=names), str(model))
         baselines = {
             "sft": sole_method(own[(own["objective"] == "sft") & (own["references"] == 1)]),
             "vanilla": sole_method(own[own["objective"] == "vanilla"]),
@@ -130,25 +121,18 @@ def main_table(evaluations: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         for method in dict.fromkeys(own["method"]):
             for benchmark in scores.columns:
                 values = scores.loc[method, benchmark]
-                mean, low, high = mean_interval(values)
-                row = {
-                    "model": model,
-                    "method": method,
-                    "benchmark": benchmark,
-                    "mean": mean,
-                    "low": low,
-                    "high": high,
-                }
+                row = dict(zip(KEYS, (table, model, method, benchmark), strict=True))
+                row |= dict(zip(("mean", "low", "high"), mean_interval(values), strict=True))
                 rows.append(row | {"seeds": len(values)} | differences(scores[benchmark], method, baselines))
-    columns = ["model", "method", "benchmark", "mean", "low", "high", "seeds", *DIFFERENCES]
+    columns = [*KEYS, "mean", "low", "high", "seeds", *DIFFERENCES]
     return pd.DataFrame(rows, columns=columns).astype({"difference_seeds": "Int64"})
 
 
-def with_means(scores: pd.DataFrame) -> pd.DataFrame:
+def with_means(scores: pd.DataFrame, model: str) -> pd.DataFrame:
     """Add average, learnt and kept to accuracies, shape (runs, benchmarks); the latter two where LEARNT is there."""
-    if scores.isna().any(axis=None):
-        method, seed = scores.index[scores.isna().any(axis=1)][0]
-        raise InputError(f"evaluations of {method}, seed {seed}: found a benchmark missing, expected {list(scores)}")
+    for (method, seed), row in scores[scores.isna().any(axis=1)].iterrows():
+        lacking = ", ".join(row.index[row.isna()])
+        raise InputError(f"evaluations/{model}/{method}/seed{seed}: found no {lacking}, expected {', '.join(scores)}")
     added = scores.assign(average=scores.mean(axis=1))
     if LEARNT in scores and len(scores.columns) > 1:
         added = added.assign(learnt=scores[LEARNT], kept=scores.drop(columns=LEARNT).mean(axis=1))
@@ -171,8 +155,10 @@ def differences(scores: pd.Series, method: str, baselines: dict[str, str | None]
             continue
         mean, low, high, _ = paired_difference(pairs["own"], pairs["other"])
         found[f"difference_vs_{name}"] = mean
+        prefix = "difference" if name == "sft" else "difference_vs_vanilla"
+        found |= {f"{prefix}_low": low, f"{prefix}_high": high}
         if name == "sft":
-            found |= {"difference_low": low, "difference_high": high, "difference_seeds": len(pairs)}
+            found["difference_seeds"] = len(pairs)
     return found
 
 
@@ -186,9 +172,6 @@ def tune_table(results: Path, runs: Sequence[dict[str, Any]]) -> pd.DataFrame:
     settings, _ = gather.gather_runs(results, runs, world)
     evaluations = gather.gather_evaluations(results, runs, world)
     table = evaluations.merge(settings[[*RUN, "learning_rate"]], on=RUN)
-    seeds = table.groupby(["model", "learning_rate"])["seed"].agg(lambda found: tuple(sorted(set(found))))
-    if seeds.nunique() != 1:
-        raise InputError(f"--study, key runs: found unequal seeds {seeds.to_dict()}, expected the same for every rate")
     table["mean"] = table.groupby(["model", "learning_rate"])["accuracy"].transform("mean")
     best = {}
     for model, own in table.groupby("model"):
@@ -208,6 +191,14 @@ def write_tables(folder: Path, tables: dict[str, pd.DataFrame]) -> None:
         write_csv(folder / f"{name}.csv", frame)
         write_parquet(folder / f"{name}.parquet", frame)
         log.info("%s: %d rows", folder / name, len(frame))
+
+
+def write_all(folder: Path, name: str, tables: dict[str, pd.DataFrame]) -> None:
+    """Write the tables of study `name`, and what a person reads first as Markdown."""
+    write_tables(folder, tables)
+    write_text(folder / "table1_main.md", summary.main_tables(tables["main"]))
+    write_text(folder / "published.md", summary.published_numbers(tables["published"]))
+    write_text(folder / "summary.md", summary.whole(name, tables))
 
 
 def write_text(path: Path, content: str) -> None:

@@ -1,5 +1,6 @@
-"""Made-up results of a study with every sweep, in the layout that the rules write; the numbers mean nothing."""
+"""Made-up results of studies with every sweep, in the layout that the rules write; the numbers mean nothing."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,103 +8,143 @@ import numpy as np
 import pandas as pd
 
 from profit.files import write_json, write_parquet
+from profit.runs import listed, runs_of, study_runs
+from profit.study import Study
 
 WORLD = "0123456789abcdef"
 BENCHMARKS = ["same_length", "longer", "choice", "longest", "format"]
-LEVEL = {"same_length": 0.75, "longer": 0.5, "choice": 0.3, "longest": 0.12, "format": 0.9}
+REASONING = ["gpqa_diamond", "gsm8k", "math_500", "aime_2024", "ifeval"]
+GENERAL = ["hellaswag", "arc_challenge", "humaneval", "mmlu_pro_history", "mmlu_pro_chemistry"]
+QWEN = ["Qwen3-0.6B-Base", "Qwen3-4B-Base", "Qwen3-14B-Base"]
+BASES = [*QWEN, "OLMo-2-7B", "Llama-3.1-8B"]
+INSTRUCT = [f"Qwen2.5-{size}-Instruct" for size in ("0.5B", "3B", "7B")]
+LEVEL = {"same_length": 0.75, "longer": 0.5, "choice": 0.3, "longest": 0.12, "format": 0.9, "aime_2024": 0.1}
 GAIN = {"none": 0.0, "sft": 0.03, "dft": 0.06, "entropy": 0.01, "random": 0.02, "profit": 0.08}
-FULL = {"kind": "full"}
 STEPS = 12
 
 
-def make_run(method: str, seed: int, objective: dict[str, Any], group: str = "main", **changes: Any) -> dict[str, Any]:
-    """A method leaf as profit.runs makes it, with what the workflow adds."""
-    trained = objective["name"] != "none"
-    run = {
-        "model": "mini",
-        "method": method,
-        "seed": seed,
-        "objective": objective,
-        "references": 1 if trained else 0,
-        "budget": "epochs" if trained else None,
-        "tuning": FULL if trained else None,
-        "training": {"epochs": 3, "learning_rate": 1e-4} if trained else None,
-        "keep_epochs": False,
-        "paired_with": None,
-        "group": group,
-        "evaluations": ["final"],
-        "overfit": group == "overfitting" or (method == "sft" and seed < 3) or (method == "sft_3ref" and seed < 3),
-    }
-    return run | changes
-
-
-def profit(tau: float = 0.1, direction: str = "higher") -> dict[str, Any]:
-    return {"name": "profit", "tau": tau, "direction": direction, "normaliser": "all"}
-
-
 def full_study(seeds: int = 10) -> dict[str, Any]:
-    """The default study's runs: eight main methods, sweeps of tau, rank, epochs and references."""
-    fewer, sft = (seeds + 1) // 2, {"name": "sft", "normaliser": "all"}
-    main = [
-        ("vanilla", {"name": "none"}, fewer, {}),
-        ("sft", sft, seeds, {}),
-        ("sft_3ref", sft, fewer, {"references": 3}),
-        ("entropy", {"name": "entropy", "share": 0.2, "normaliser": "all"}, fewer, {}),
-        ("dft", {"name": "dft", "normaliser": "all"}, fewer, {}),
-        ("profit", profit(), seeds, {}),
-        ("keep_low", profit(direction="lower"), fewer, {}),
-        ("random", {"name": "random", "normaliser": "all"}, fewer, {"paired_with": "profit"}),
-    ]
-    runs = [make_run(name, seed, aim, **more) for name, aim, count, more in main for seed in range(count)]
-    bases = {"sft": sft, "profit": profit(), "keep_low": profit(direction="lower")}
-    for tau in (0.3, 0.5, 0.7, 0.9):
-        runs.append(make_run(f"profit_tau{tau}", 0, profit(tau), "threshold"))
-        runs.append(make_run(f"keep_low_tau{tau}", 0, profit(tau, "lower"), "threshold"))
-    for name, aim in bases.items():
-        for rank in (4, 16, 64):
-            changes = {"tuning": {"kind": "lora", "rank": rank}, "training": {"epochs": 3, "learning_rate": 1e-3}}
-            runs.append(make_run(f"{name}_rank{rank}", 0, aim, "lora_rank", **changes))
-        five = {"training": {"epochs": 5, "learning_rate": 1e-4}, "keep_epochs": True}
-        five["evaluations"] = [f"epoch{epoch}" for epoch in range(1, 6)]
-        runs.append(make_run(f"{name}_epochs", 0, aim, "epochs", **five))
-    for count, budget in ((3, "steps"), (5, "epochs"), (5, "steps")):
-        for seed in range(min(3, seeds)):
-            name = f"sft_{count}ref" + ("_steps" if budget == "steps" else "")
-            runs.append(make_run(name, seed, sft, "overfitting", references=count, budget=budget))
-    return {"name": "made_up", "annotators": ["truth", "agreement"], "runs": runs}
+    """The default study: eight main methods, sweeps of tau, rank, epochs and references."""
+    fewer = (seeds + 1) // 2
+    return {
+        "name": "made_up",
+        "models": {"mini": {"source": "miniature"}},
+        "methods": {
+            "vanilla": {"objective": "none", "seeds": fewer},
+            "sft": {"objective": "sft", "seeds": seeds},
+            "sft_3ref": {"objective": "sft", "references": 3, "seeds": fewer},
+            "entropy": {"objective": "entropy", "seeds": fewer},
+            "dft": {"objective": "dft", "seeds": fewer},
+            "profit": {"objective": "profit", "seeds": seeds},
+            "keep_low": {"objective": "profit", "direction": "lower", "seeds": fewer},
+            "random": {"objective": "random", "paired_with": "profit", "seeds": fewer},
+        },
+        "sweeps": {
+            "threshold": {"methods": ["profit", "keep_low"], "tau": [0.1, 0.3, 0.5, 0.7, 0.9]},
+            "lora_rank": {"methods": ["sft", "profit", "keep_low"], "rank": [4, 16, 64]},
+            "epochs": {"methods": ["sft", "profit", "keep_low"], "epochs": 5},
+            "overfitting": {"method": "sft", "references": [1, 3, 5], "seeds": min(3, seeds)},
+        },
+        "benchmarks": {name: {"task": f"mini_{name}", "max_new_tokens": 100} for name in BENCHMARKS},
+    }
+
+
+def one_seed_study() -> dict[str, Any]:
+    """As small as the smoke study: one seed, three methods, a sweep of each kind."""
+    study = full_study(seeds=1)
+    study["methods"] = {name: study["methods"][name] for name in ("vanilla", "sft", "profit")}
+    for sweep in ("threshold", "lora_rank", "epochs"):
+        study["sweeps"][sweep]["methods"] = [name for name in study["sweeps"][sweep]["methods"] if name != "keep_low"]
+    study["sweeps"]["overfitting"] |= {"references": [1, 5], "budgets": ["steps"]}
+    return study
+
+
+def paper_study(seeds: int = 3) -> dict[str, Any]:
+    """The paper's own: eight models, three tables, sweeps on some models; some methods lack on some of them."""
+    item = {"questions": 20, "max_new_tokens": 1000}
+    benchmarks = {
+        name: {**item, "task": f"paper_{name}", "source": {"file": f"{name}.json"}} for name in REASONING + GENERAL
+    }
+    models = BASES + INSTRUCT
+    several = {"objective": "sft", "references": 3, "seeds": seeds, "models": ["Qwen3-4B-Base"]}
+    return {
+        "name": "paper_like",
+        "models": {name: {"source": f"owner/{name}"} for name in models},
+        "data": {"sources": [{"file": "a.jsonl"}], "references": 4, "held": 1},
+        "training": {"epochs": 1, "learning_rate": 1e-5},
+        "methods": {
+            "vanilla": {"objective": "none", "seeds": 1},
+            "sft": {"objective": "sft", "seeds": seeds},
+            "sft_3ref": several,
+            "entropy": {"objective": "entropy", "seeds": seeds, "models": BASES},
+            "dft": {"objective": "dft", "seeds": seeds, "models": [name for name in models if name != "OLMo-2-7B"]},
+            "profit": {"objective": "profit", "seeds": seeds},
+            "profit_0.5": {"objective": "profit", "tau": 0.5, "seeds": 1, "models": QWEN},
+            "keep_low": {"objective": "profit", "direction": "lower", "seeds": 1, "models": QWEN[:2]},
+        },
+        "sweeps": {
+            "threshold": {"methods": ["profit", "keep_low"], "tau": [0.1, 0.5, 0.9], "models": QWEN[1:2]},
+            "lora_rank": {"methods": ["sft", "profit"], "rank": [4, 16, 1024], "models": QWEN[1:2]},
+            "epochs": {"methods": ["sft", "profit", "profit_0.5", "keep_low"], "epochs": 3, "models": QWEN[:2]},
+            "overfitting": {"method": "sft", "references": [1, 3], "benchmark": "gsm8k", "models": QWEN[1:2]},
+        },
+        "benchmarks": benchmarks,
+        "tables": {
+            "table1": {"models": BASES, "benchmarks": REASONING},
+            "table2": {"models": INSTRUCT, "benchmarks": REASONING},
+            "table3": {"models": QWEN, "benchmarks": GENERAL},
+        },
+        "analysis": {"annotators": ["agreement"]},
+    }
 
 
 def tune_study() -> dict[str, Any]:
     """Three learning rates, two seeds."""
-    runs = [
-        make_run(f"sft_lr{rate:g}", seed, {"name": "sft"}, "tune", training={"epochs": 3, "learning_rate": rate})
-        for rate in (3e-5, 1e-4, 3e-4)
-        for seed in (101, 102)
-    ]
-    return {"name": "made_up", "runs": runs}
+    validation = {"task": "mini_validation", "max_new_tokens": 100}
+    rates = {"learning_rates": [3e-5, 1e-4, 3e-4], "seeds": [101, 102], "validation": validation}
+    return {**full_study(), "tune": rates}
+
+
+def listed_study(content: dict[str, Any], tune: bool = False) -> dict[str, Any]:
+    """What rule tabulate knows of a study, or of the runs that choose its learning rate."""
+    study = Study.model_validate(content)
+    runs = runs_of(study)
+    chosen = [run for run in runs.values() if run.groups[0] == "tune"] if tune else study_runs(runs)
+    return listed(study, chosen) | {"labels": study.labels}
+
+
+def write_study(path: Path, content: dict[str, Any]) -> Path:
+    """A study file; JSON is YAML."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1))
+    return path
 
 
 def provenance(run: dict[str, Any] | None = None) -> dict[str, Any]:
     return {"world": WORLD, "settings": run or {}, "cpu_seconds": 5.5, "wall_seconds": 6.0, "peak_memory_mb": 700.0}
 
 
-def write_results(
-    folder: Path, study: dict[str, Any], benchmarks: list[str] = BENCHMARKS, questions: int = 20
-) -> Path:
-    """Write all results of `study` below `folder`."""
-    rng = np.random.default_rng(0)
+def write_results(folder: Path, content: dict[str, Any], questions: int = 20, tune: bool = False) -> Path:
+    """Write all results of a study below `folder`."""
+    rng, study = np.random.default_rng(0), listed_study(content, tune)
     write_json(folder / "data" / "world.json", {"world": WORLD})
     for run in study["runs"]:
         place = f"{run['model']}/{run['method']}/seed{run['seed']}"
+        asked = [table["benchmarks"] for table in study["tables"].values() if run["model"] in table["models"]]
+        names = ["validation"] if tune else list(dict.fromkeys(sum(asked, [])))
         if run["training"]:
             write_json(folder / "runs" / place / "train.json", {"provenance": provenance(run)})
-            write_parquet(folder / "runs" / place / "steps.parquet", make_steps(run, rng))
+            steps = make_steps(run, rng)
+            if study["labels"] is None:
+                steps[[name for name in steps if name.startswith("kept_")]] = np.nan
+            write_parquet(folder / "runs" / place / "steps.parquet", steps)
         for checkpoint in run["evaluations"]:
-            write_evaluation(folder / "evaluations" / place / checkpoint, run, checkpoint, benchmarks, questions, rng)
+            write_evaluation(folder / "evaluations" / place / checkpoint, run, names, questions, rng)
         if run["overfit"]:
-            write_json(folder / "overfit" / f"{place}.json", make_overfit(run, rng))
-    if "annotators" in study:
-        write_analyses(folder, study["annotators"], rng)
+            overfit = make_overfit(run, rng, ["all"] if study["labels"] is None else ["all", "core", "replaceable"])
+            write_json(folder / "overfit" / f"{place}.json", overfit)
+    if not tune and study["annotators"]:
+        write_analyses(folder, list(content["models"]), study["annotators"], rng)
     return folder
 
 
@@ -126,7 +167,7 @@ def make_steps(run: dict[str, Any], rng: np.random.Generator) -> pd.DataFrame:
 
 
 def write_evaluation(
-    folder: Path, run: dict[str, Any], checkpoint: str, benchmarks: list[str], questions: int, rng: np.random.Generator
+    folder: Path, run: dict[str, Any], benchmarks: list[str], questions: int, rng: np.random.Generator
 ) -> None:
     summary, samples = {}, []
     for name in benchmarks:
@@ -144,10 +185,10 @@ def write_evaluation(
     write_parquet(folder / "samples.parquet", pd.concat(samples, ignore_index=True))
 
 
-def make_overfit(run: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    parts = {}
-    for part, size in (("all", 0.2), ("core", 0.05), ("replaceable", 0.6)):
-        gap = size / run["references"] + 0.02 * abs(rng.normal())
+def make_overfit(run: dict[str, Any], rng: np.random.Generator, names: list[str]) -> dict[str, Any]:
+    parts, size = {}, {"all": 0.2, "core": 0.05, "replaceable": 0.6}
+    for part in names:
+        gap = size[part] / run["references"] + 0.02 * abs(rng.normal())
         parts[part] = {
             "nll_trained": 1.0,
             "nll_held": 1.0 + gap,
@@ -165,8 +206,8 @@ def make_overfit(run: dict[str, Any], rng: np.random.Generator) -> dict[str, Any
     }
 
 
-def write_analyses(folder: Path, annotators: list[str], rng: np.random.Generator) -> None:
-    """References, scores, annotations and what the rule correlate makes of them."""
+def write_analyses(folder: Path, models: list[str], annotators: list[str], rng: np.random.Generator) -> None:
+    """References, scores, annotations, their agreement, and what the rule correlate makes of them."""
     from profit.correlate import TAUS, Settings, densities, label_tokens, summarise
 
     references, scores, spans = [], [], []
@@ -192,14 +233,28 @@ def write_analyses(folder: Path, annotators: list[str], rng: np.random.Generator
     write_parquet(
         folder / "data" / "references.parquet", pd.DataFrame(references, columns=[*keys, "prompt", "answer"])
     )
-    write_parquet(folder / "scores" / "mini" / "base.parquet", scores)
     probability, labels = np.exp(scores["logprob"].to_numpy()), label_tokens(scores, spans)
     for annotator in annotators:
-        settings = Settings("mini", annotator, resamples=200, bootstrap=50)
+        write_parquet(folder / "annotations" / "references" / f"{annotator}.parquet", spans)
+        settings = Settings("any", annotator, resamples=200, bootstrap=50)
         summary = summarise(probability, labels, scores["prompt_id"].to_numpy(), settings)
         assert len(summary["thresholds"]) == len(TAUS)
-        content = {"model": "mini", "annotator": annotator, **summary, "provenance": provenance()}
-        write_json(folder / "correlation" / "mini" / f"{annotator}.json", content)
         table = densities(probability, labels, settings)
-        write_parquet(folder / "correlation" / "mini" / f"{annotator}.densities.parquet", table)
-        write_parquet(folder / "annotations" / "references" / f"{annotator}.parquet", spans)
+        for model in models:
+            place = folder / "correlation" / model
+            content = {"model": model, "annotator": annotator, **summary, "provenance": provenance()}
+            write_json(place / f"{annotator}.json", content)
+            write_parquet(place / f"{annotator}.densities.parquet", table.assign(model=model))
+    for model in models:
+        write_parquet(folder / "scores" / model / "base.parquet", scores)
+    if len(annotators) > 1 and "truth" not in annotators:
+        write_json(folder / "agreement" / "references.json", make_agreement(*annotators[:2]))
+
+
+def make_agreement(first: str, second: str) -> dict[str, Any]:
+    def ratio(value: float) -> dict[str, float]:
+        return {"value": value, "low": value - 0.02, "high": value + 0.01}
+
+    parts = {"all": ("accuracy", 0.9, "kappa", 0.7), "core_and_replaceable": ("accuracy", 0.85, "kappa", 0.65)}
+    found = {part: {a: ratio(x), b: ratio(y), "units": 600, "prompts": 30} for part, (a, x, b, y) in parts.items()}
+    return {"first": first, "second": second, "unit": "word", "answers": 30, "confusion": {}, **found}

@@ -1,6 +1,5 @@
 """Tables against numbers recomputed from the raw samples, the runs they may read, and every kind of bad input."""
 
-import json
 import math
 import shutil
 from pathlib import Path
@@ -12,10 +11,11 @@ import pytest
 import synthetic_results as made
 from scipy import stats
 
-from profit import coloured, tabulate
+from profit import coloured, gather, tabulate
 from profit.files import InputError, read_json, write_json, write_parquet
 
 SMALL = ["same_length", "longer"]
+PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published"
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +24,24 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     folder, study = tmp_path_factory.mktemp("whole"), made.full_study(seeds=3)
     made.write_results(folder, study, questions=5)
     run(folder, study)
-    return folder, study
+    return folder, made.listed_study(study)
+
+
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tables of a study with the paper's models and tables."""
+    folder, study = tmp_path_factory.mktemp("paper"), made.paper_study(seeds=1)
+    study["analysis"] = {
+        "annotators": ["agreement", "llm"],
+        "judge": {"model": "judge", "base_url": "https://example.org/v1"},
+    }
+    return run(made.write_results(folder, study, questions=4), study)
 
 
 @pytest.fixture(scope="module")
 def small_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of the five runs of `small_study`, never changed."""
-    return made.write_results(tmp_path_factory.mktemp("small"), small_study(), SMALL, questions=4)
+    return made.write_results(tmp_path_factory.mktemp("small"), small_study(), questions=4)
 
 
 @pytest.fixture
@@ -39,17 +50,20 @@ def small(small_results: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(small_results, tmp_path / "results"))
 
 
-def small_study() -> dict[str, Any]:
-    runs = [made.make_run("sft", seed, {"name": "sft"}, overfit=seed == 0) for seed in range(2)]
-    runs += [made.make_run("profit", seed, made.profit()) for seed in range(2)]
-    return {"name": "small", "runs": [made.make_run("vanilla", 0, {"name": "none"}), *runs]}
+def small_study(seeds: int = 2) -> dict[str, Any]:
+    """Three methods on two benchmarks; the overfitting of one run is measured."""
+    study = made.full_study(seeds)
+    study["methods"] = {name: study["methods"][name] for name in ("vanilla", "sft", "profit")}
+    study["sweeps"] = {"overfitting": {"method": "sft", "references": [1], "seeds": 1}}
+    study["benchmarks"] = {name: study["benchmarks"][name] for name in SMALL}
+    return study
 
 
 def run(folder: Path, study: dict[str, Any], *more: str) -> Path:
     """Call the command; returns the folder of tables."""
-    tables = folder / "tables"
-    arguments = ["--study", json.dumps(study), "--results", str(folder), "--output-folder", str(tables), *more]
-    tabulate.main(arguments)
+    tables, file = folder / "tables", made.write_study(folder / "study.yaml", study)
+    arguments = ["--study", str(file), "--results", str(folder), "--published", str(PUBLISHED)]
+    tabulate.main([*arguments, "--output-folder", str(tables), *more])
     return tables
 
 
@@ -97,6 +111,61 @@ def test_main_table_agrees_with_the_samples(whole: tuple[Path, dict[str, Any]]) 
                 assert (row["difference_low"], row["difference_high"]) == pytest.approx(tuple(interval))
     vanilla = by_benchmark["profit", "format"][:2] - by_benchmark["vanilla", "format"]
     assert main.loc[("profit", "format"), "difference_vs_vanilla"] == pytest.approx(vanilla.mean())
+    half = main.loc[("profit", "format"), "difference_vs_vanilla_high"] - vanilla.mean()
+    assert half == pytest.approx(stats.t.ppf(0.975, 1) * stats.sem(vanilla))
+    assert set(main["table"]) == {"table1"}
+
+
+def test_a_table_holds_its_own_models_and_benchmarks(paper: Path) -> None:
+    main = pd.read_parquet(paper / "main.parquet")
+    found = {table: (set(own["model"]), list(dict.fromkeys(own["benchmark"]))) for table, own in main.groupby("table")}
+    assert found == {
+        "table1": (set(made.BASES), [*made.REASONING, "average"]),
+        "table2": (set(made.INSTRUCT), [*made.REASONING, "average"]),
+        "table3": (set(made.QWEN), [*made.GENERAL, "average"]),
+    }
+    cells = main.set_index(["table", "model", "method", "benchmark"])["mean"].sort_index()
+    for table, names in (("table1", made.REASONING), ("table3", made.GENERAL)):
+        own = cells[table, "Qwen3-14B-Base", "dft"]
+        assert own["average"] == pytest.approx(own[names].mean())
+    methods = {model: set(own["method"]) for model, own in main.groupby("model")}
+    assert "dft" not in methods["OLMo-2-7B"] and "entropy" not in methods["Qwen2.5-3B-Instruct"]
+    assert "sft_3ref" in methods["Qwen3-4B-Base"] and "sft_3ref" not in methods["Qwen3-14B-Base"]
+
+
+def test_without_sft_or_vanilla_there_are_no_such_differences(small: Path) -> None:
+    for lacking, columns in (("vanilla", "difference_vs_vanilla"), ("sft", "difference_vs_sft")):
+        study = small_study()
+        del study["methods"][lacking], study["sweeps"]
+        main = pd.read_parquet(run(small, study) / "main.parquet")
+        assert main[columns].isna().all() and main["mean"].notna().all() and lacking not in set(main["method"])
+
+
+def test_agreement_of_two_annotators(paper: Path, small: Path) -> None:
+    table = pd.read_parquet(paper / "agreement.parquet").set_index("part")
+    row = table.loc["core_and_replaceable"]
+    assert (row["first"], row["second"], row["unit"], row["answers"]) == ("agreement", "llm", "word", 30)
+    assert (row["kappa_low"], row["kappa"], row["kappa_high"]) == pytest.approx((0.63, 0.65, 0.66))
+    assert "Agreement of agreement with llm on the words of 30 answers" in (paper / "summary.md").read_text()
+    assert not (run(small, small_study()) / "agreement.csv").exists()
+    path = small / "agreement" / "references.json"
+    write_json(path, made.make_agreement("llm", "agreement"))
+    with pytest.raises(InputError, match="found 'llm' and 'agreement', expected agreement and llm"):
+        gather.gather_agreement(small, ["agreement", "llm"])
+
+
+def test_a_study_without_annotators_has_no_tables_of_labels(tmp_path: Path) -> None:
+    study = made.paper_study(seeds=1)
+    study["analysis"] = {"annotators": []}
+    study["models"] = {"Qwen3-4B-Base": study["models"]["Qwen3-4B-Base"]}
+    study["tables"] = {"table1": {"benchmarks": made.REASONING[:2]}}
+    study["sweeps"] = {"overfitting": study["sweeps"]["overfitting"]}
+    study["methods"] = {"sft": {"objective": "sft", "seeds": 1}}
+    tables = run(made.write_results(tmp_path, study, questions=4), study)
+    names = {path.stem for path in tables.glob("*.parquet")}
+    assert names == {"runs", "evaluations", "steps", "overfit", "main", "published"}
+    assert set(pd.read_parquet(tables / "overfit.parquet")["part"]) == {"all"}
+    assert pd.read_parquet(tables / "runs.parquet")["labels"].isna().all()
 
 
 def test_every_table_is_written_twice_and_equal(whole: tuple[Path, dict[str, Any]]) -> None:
@@ -111,6 +180,7 @@ def test_every_table_is_written_twice_and_equal(whole: tuple[Path, dict[str, Any
         "threshold_loss",
         "coloured",
         "main",
+        "published",
     }
     assert {path.stem for path in tables.glob("*.parquet")} == names == {path.stem for path in tables.glob("*.csv")}
     for name in names:
@@ -132,6 +202,7 @@ def test_runs_hold_settings_costs_and_the_token_weighted_kept_share(whole: tuple
     assert runs.loc[("vanilla", 0), "objective"] == "vanilla" and pd.isna(runs.loc[("vanilla", 0), "steps"])
     assert (runs.loc[("keep_low_tau0.7", 0), ["tau", "direction"]] == [0.7, "lower"]).all()
     assert (runs.loc[("sft_rank16", 0), ["tuning", "rank", "learning_rate"]] == ["lora", 16, 1e-3]).all()
+    assert (runs.loc[("entropy", 0), ["share", "normaliser", "labels"]] == [0.2, "all", "truth"]).all()
     logged = pd.read_parquet(folder / "tables" / "steps.parquet")
     assert set(logged["method"]) == {run["method"] for run in study["runs"] if run["group"] == "main"} - {"vanilla"}
 
@@ -187,9 +258,7 @@ def test_markdown_names_intervals_and_single_seeds(whole: tuple[Path, dict[str, 
     row = main.loc[("profit", "average")]
     assert f"{100 * row['mean']:.1f} ± {100 * (row['high'] - row['mean']):.1f}" in text
     assert f"[{100 * row['difference_low']:+.1f}, {100 * row['difference_high']:+.1f}]" in text
-    study = small_study()
-    study["runs"] = [run for run in study["runs"] if run["seed"] == 0]
-    tables = run(small, study)
+    tables = run(small, small_study(seeds=1))
     assert "(descriptive)" in (tables / "table1_main.md").read_text()
     one = pd.read_parquet(tables / "main.parquet")
     assert one[["low", "high", "difference_low", "difference_high"]].isna().all(axis=None)
@@ -276,23 +345,27 @@ def test_damaged_results_are_refused_and_nothing_is_written(case: str, small: Pa
     assert not (small / "tables").exists()
 
 
+def test_a_run_without_a_benchmark_of_its_table_is_refused(small: Path) -> None:
+    study = small_study()
+    study["benchmarks"]["format"] = made.full_study()["benchmarks"]["format"]
+    with pytest.raises(InputError, match="mini/profit/seed0: found no format"):
+        run(small, study)
+
+
 def test_bad_study_is_refused(small: Path) -> None:
     study = small_study()
-    with pytest.raises(InputError, match="runs.5.*sft/seed0 twice"):
-        run(small, {**study, "runs": [*study["runs"], study["runs"][1]]})
-    with pytest.raises(InputError, match="runs.0.*'evaluations'"):
-        run(small, {**study, "runs": [{k: v for k, v in study["runs"][0].items() if k != "evaluations"}]})
-    with pytest.raises(InputError, match="key runs: found None"):
-        run(small, {"name": "small"})
-    with pytest.raises(InputError, match="no JSON"):
-        tabulate.main(["--study", "{", "--results", str(small), "--output-folder", str(small / "tables")])
+    with pytest.raises(InputError, match="study.yaml, key tune: found none"):
+        run(small, study, "--tune")
+    study["methods"]["sft"]["objectiv"] = "sft"
+    with pytest.raises(InputError, match="study.yaml.*objectiv"):
+        run(small, study)
 
 
 def write_tune(folder: Path, accuracies: dict[float, list[float]]) -> dict[str, Any]:
     """Results of three rates by two seeds with set accuracies, of ten questions with two samples each."""
     study = made.tune_study()
-    made.write_results(folder, study, ["validation"], questions=10)
-    for one in study["runs"]:
+    made.write_results(folder, study, questions=10, tune=True)
+    for one in made.listed_study(study, tune=True)["runs"]:
         wanted = accuracies[one["training"]["learning_rate"]][one["seed"] - 101]
         place = folder / "evaluations" / "mini" / one["method"] / f"seed{one['seed']}" / "final"
         samples = pd.read_parquet(place / "samples.parquet")
@@ -321,9 +394,3 @@ def test_tune(tmp_path: Path, accuracies: dict[float, list[float]], chosen: floa
     for row in table.itertuples():
         assert row.accuracy == pytest.approx(accuracies[row.learning_rate][row.seed - 101])
         assert row.mean == pytest.approx(np.mean(accuracies[row.learning_rate]))
-
-
-def test_tune_refuses_unequal_seeds(tmp_path: Path) -> None:
-    study = write_tune(tmp_path, {rate: [0.5, 0.5] for rate in (3e-5, 1e-4, 3e-4)})
-    with pytest.raises(InputError, match="unequal seeds"):
-        run(tmp_path, {**study, "runs": study["runs"][:-1]}, "--tune")

@@ -14,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from profit.figures import style, tables
+from profit.figures.tables import PAPER_MODEL, STANDS_FOR
+from profit.published import TABLES, load
 
 SHOWN = ["vanilla", "sft", "sft_multi", "profit"]
 PARTS = ["core", "replaceable"]
@@ -23,33 +25,47 @@ WIDTH = 0.2
 
 
 def draw(folder: Path, published: Path) -> Figure:
-    """Draw from tables runs, evaluations and overfit, and the paper's Table 1 and Figure 2."""
+    """Draw from tables runs, evaluations, main and overfit, and the paper's Tables 1 to 3 and Figure 2."""
     accuracies = tables.load_accuracies(folder)
     overfit = tables.load(folder, "overfit", [*tables.RUN_KEYS, "references", "budget", "part", "overfit"])
-    table1, several = (tables.load_published(published, name) for name in ("table1", "figure2"))
-    several = several[several["references"] > 1].assign(method="sft_multi")
-    paper = pd.concat([table1[table1["model"] == style.PAPER_MODEL], several])
+    paper, seeds, measured = paper_bars(published), [], []
+    models = [model for model in tables.models(accuracies) if model in set(overfit["model"])]
+    named = {model: model if model in set(paper["model"]) else PAPER_MODEL for model in models}
 
     def block(figure: Figure | SubFigure, model: str) -> None:
-        own = accuracies[accuracies["model"] == model]
+        own, parts = accuracies[accuracies["model"] == model], overfit[overfit["model"] == model]
+        shown = [part for part in PARTS if part in set(parts["part"])] or ["all"]
         mosaic = figure.subplot_mosaic(
-            [["ours", "core"], ["paper", "replaceable"]], width_ratios=[2.3, 1], height_ratios=[1.25, 1]
+            [["ours", shown[0]], ["paper", shown[-1]]], width_ratios=[2.3, 1], height_ratios=[1.25, 1]
         )
-        seeds = draw_ours(mosaic["ours"], tables.of_main_methods(own))
-        draw_paper(mosaic["paper"], paper, tables.benchmarks(own))
-        measured = overfit[overfit["model"] == model]
-        counts = [draw_overfit(mosaic[part], measured, part) for part in PARTS]
-        figure.legend(*mosaic["ours"].get_legend_handles_labels(), loc="outside upper left", ncols=len(SHOWN))
-        figure.legend(*mosaic["core"].get_legend_handles_labels(), loc="outside upper right", ncols=2)
-        mosaic["replaceable"].set_xlabel("references a prompt, K")
-        style.footnote(
-            figure,
-            f"Accuracy: {style.seeds_note(seeds)}; dots are seeds. Overfit: {style.seeds_note(sum(counts, []))}.\n"
-            f"Paper: {style.PAPER_MODEL}, Table 1 (one checkpoint each); 3 references: §3.2 states GPQA-D alone.\n"
-            "Its benchmarks and model are not ours: each stands below the benchmark that takes its place.",
-        )
+        seeds.extend(draw_ours(mosaic["ours"], tables.main_methods(own)))
+        labelled = mosaic["ours"].get_legend_handles_labels()
+        draw_paper(mosaic["paper"], paper[paper["model"] == named[model]], tables.benchmarks(own), labelled[1])
+        mosaic["paper"].set_title(f"Published, {named[model]}", loc="left")
+        for part in shown:
+            measured.extend(draw_overfit(mosaic[part], parts, part))
+        handles = [*labelled[0], *mosaic["paper"].get_legend_handles_labels()[0]]
+        figure.legend(handles=handles, loc="outside upper left", ncols=len(SHOWN))
+        figure.legend(*mosaic[shown[0]].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+        mosaic[shown[-1]].set_xlabel("references a prompt, K")
 
-    return style.stack(tables.models(accuracies), style.PAGE, 3.7, block)
+    figure = style.stack(models, style.PAGE, 3.7, block, named=accuracies["model"].nunique() > 1)
+    foreign = any(model != name for model, name in named.items())
+    style.footnote(
+        figure,
+        f"Accuracy: {style.seeds_note(seeds)}; dots are seeds. Overfit: {style.seeds_note(measured)}.",
+        "Paper: one checkpoint each; 3 references: §3.2 states GPQA-D alone, of a model that it does not name."
+        + " Its benchmarks and model are not ours: each stands below the benchmark that takes its place." * foreign,
+    )
+    return figure
+
+
+def paper_bars(published: Path) -> pd.DataFrame:
+    """Published accuracies by model, method (SFT on several references: sft_multi) and benchmark."""
+    printed = pd.concat([load(published, name) for name in TABLES])
+    several = load(published, "figures").query("source == 'figure2' and method == 'sft_3ref'")
+    several = several.rename(columns={"quantity": "benchmark", "value": "accuracy"})
+    return pd.concat([printed, several.assign(model=PAPER_MODEL, method="sft_multi")])
 
 
 def draw_ours(axes: Axes, accuracies: pd.DataFrame) -> list[int]:
@@ -68,23 +84,25 @@ def draw_ours(axes: Axes, accuracies: pd.DataFrame) -> list[int]:
         axes.plot(where, runs["accuracy"], ".", color="black", alpha=0.45, markersize=2, markeredgewidth=0)
         counts += list(points["seeds"])
     axes.set_ylim(0, 105)
-    axes.set_xticks(range(len(names)), [style.benchmark(name) for name in names])
+    axes.set_xticks(range(len(names)), [style.columned(name) for name in names])
     axes.set_ylabel("accuracy (%)")
     axes.set_title("Accuracy by benchmark, this study", loc="left")
     return counts
 
 
-def draw_paper(axes: Axes, paper: pd.DataFrame, names: list[str]) -> None:
-    """Hollow bars of the paper's numbers, each benchmark below the one that takes its place."""
-    theirs = [style.STANDS_FOR.get(name, name) for name in names]
+def draw_paper(axes: Axes, paper: pd.DataFrame, names: list[str], labelled: list[str]) -> None:
+    """Hollow bars of the paper's numbers, each benchmark below the one whose place it takes; labels that ours lack."""
+    theirs = [STANDS_FOR.get(name, name) for name in names]
     for place, kind in enumerate(SHOWN):
-        values = paper[paper["method"] == kind].set_index("benchmark")["accuracy"].reindex(theirs)
+        own = paper[paper["method"] == kind].drop_duplicates("benchmark")
+        values = own.set_index("benchmark")["accuracy"].reindex(theirs)
         centres = np.arange(len(theirs)) + WIDTH * (place - 1.5)
-        axes.bar(centres, values, WIDTH * 0.8, fill=False, edgecolor=style.colour(kind), linewidth=1.1)
+        label = style.LABELS[kind].format(references=3)
+        look = {"edgecolor": style.colour(kind), "label": f"_{label}" if label in labelled or own.empty else label}
+        axes.bar(centres, values, WIDTH * 0.8, fill=False, linewidth=1.1, **look)
     axes.set_ylim(0, 105)
-    axes.set_xticks(range(len(theirs)), [style.benchmark(name) for name in theirs])
+    axes.set_xticks(range(len(theirs)), [style.columned(name) for name in theirs])
     axes.set_ylabel("accuracy (%)")
-    axes.set_title(f"Published, {style.PAPER_MODEL}", loc="left")
 
 
 def draw_overfit(axes: Axes, overfit: pd.DataFrame, part: str) -> list[int]:

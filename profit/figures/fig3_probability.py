@@ -14,9 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from profit.figures import style, tables
+from profit.published import load
 
 # Labels are no methods: black, and a dark yellow that no method has, in two line styles.
 LOOK = {"core": ("black", "-"), "replaceable": ("#A89A00", "--")}
+MARKS = [("o", None, "filled marks"), ("o", "white", "hollow marks"), ("s", "white", "squares")]
 BINS = 20
 SUMMARY = {
     "probability_core_mean": "core",
@@ -32,8 +34,8 @@ def draw(folder: Path, published: Path) -> Figure:
     densities = tables.load(folder, "densities", ["model", "annotator", "label", "low", "high", "tokens"])
     summary = tables.load(folder, "correlation", ["model", "annotator", *SUMMARY])
     losses = tables.load(folder, "threshold_loss", ["model", "annotator", "tau", "core_below", "replaceable_above"])
-    paper = tables.load_published(published, "figure3")
-    paper = paper[paper["quantity"] == "mean_probability"]
+    stated = load(published, "figures").query("source == 'figure3'")
+    paper = stated.set_index("quantity")["value"].rename(SUMMARY)
     annotators = list(dict.fromkeys(summary["annotator"]))
 
     def block(figure: Figure | SubFigure, model: str) -> None:
@@ -42,22 +44,22 @@ def draw(folder: Path, published: Path) -> Figure:
             here, row = (
                 frame[(frame["model"] == model) & (frame["annotator"] == annotator)] for frame in (densities, summary)
             )
-            draw_densities(axes[place], here, row.iloc[0].rename(SUMMARY), paper.set_index("label")["value"])
+            draw_densities(axes[place], here, row.iloc[0].rename(SUMMARY), paper)
         axes[0].set_ylabel("density (log scale)")
         draw_losses(axes[-1], losses[losses["model"] == model], annotators)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, handlelength=2.5)
-        means = [f"{label} {value:.3f}" for label, value in zip(paper["label"], paper["value"], strict=True)]
-        style.footnote(
-            figure,
-            "Vertical lines and numbers above: our means. Triangles: the paper's means ("
-            + ", ".join(means)
-            + f"; {style.PAPER_MODEL}).\n"
-            f"Right: {marks(annotators)}. "
-            "p: labels exchanged prompt by prompt; d: Cohen's d;\nAUC: probability "
-            "that a core token is more probable than a replaceable one.",
-        )
 
-    return style.stack(tables.models(densities), style.PAGE if len(annotators) > 1 else 4.6, 2.6, block)
+    models = tables.models(densities)
+    figure = style.stack(models, style.PAGE if len(annotators) > 1 else 4.6, 2.6, block, named=len(models) > 1)
+    means = f"core {paper['core']:.3f}, replaceable {paper['replaceable']:.3f}; {stated['model'].iloc[0]}"
+    style.footnote(
+        figure,
+        f"Vertical lines and numbers above: our means. Triangles: the paper's ({means}; its p = {paper['p']:.0e}, of "
+        f"an unnamed test). Right: {marks(annotators)}.",
+        "p: labels exchanged prompt by prompt; d: Cohen's d; AUC: probability that a core token is more probable than "
+        "a replaceable one.",
+    )
+    return figure
 
 
 def draw_densities(axes: Axes, densities: pd.DataFrame, summary: pd.Series, paper: pd.Series) -> None:
@@ -82,19 +84,19 @@ def draw_densities(axes: Axes, densities: pd.DataFrame, summary: pd.Series, pape
 
 
 def draw_losses(axes: Axes, losses: pd.DataFrame, annotators: list[str]) -> None:
-    """Share of core tokens below and of replaceable tokens above each threshold; hollow marks: further annotators."""
+    """Share of core tokens below and of replaceable tokens above each threshold, one kind of mark an annotator."""
     for place, annotator in enumerate(annotators):
         own = losses[losses["annotator"] == annotator].sort_values("tau")
         for column, name in (("core_below", "core"), ("replaceable_above", "replaceable")):
             colour, dashes = LOOK[name]
-            face = "white" if place else colour
+            mark, face, _ = MARKS[place]
             axes.plot(
                 own["tau"],
                 100 * own[column],
-                marker="o",
+                marker=mark,
                 color=colour,
                 linestyle=dashes,
-                markerfacecolor=face,
+                markerfacecolor=face or colour,
             )
     axes.set_ylim(0, 100)
     axes.set_xlim(0, 1)
@@ -105,4 +107,4 @@ def draw_losses(axes: Axes, losses: pd.DataFrame, annotators: list[str]) -> None
 
 def marks(annotators: list[str]) -> str:
     """Which marks stand for which annotator."""
-    return "; ".join(f"{'hollow' if place else 'filled'} marks: {name}" for place, name in enumerate(annotators))
+    return "; ".join(f"{MARKS[place][2]}: {name}" for place, name in enumerate(annotators))

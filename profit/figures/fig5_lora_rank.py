@@ -11,25 +11,32 @@ from matplotlib.ticker import NullLocator
 
 from profit.figures import style, tables
 
+PAPER = (
+    "Paper, in words alone: p > 0.1 rises with the rank; SFT and p ≤ 0.1 fall and rise again, the latter at rank 1024 "
+    "to above its full tuning."
+)
+
 
 def draw(folder: Path, published: Path) -> Figure:
-    """Draw from tables runs and evaluations; the paper states no values of its Figure 5."""
+    """Draw from tables runs, evaluations and main; the paper states no values of its Figure 5."""
     accuracies = tables.load_accuracies(folder)
+    accuracies = accuracies[(accuracies["benchmark"] == "average") & (accuracies["checkpoint"] == "final")]
+    counts: list[int] = []
 
     def block(figure: Figure | SubFigure, model: str) -> None:
-        own = accuracies[(accuracies["model"] == model) & (accuracies["benchmark"] == "average")]
-        lora = own[(own["tuning"] == "lora") & (own["checkpoint"] == "final")]
-        lora = tables.common_seeds(lora, ["kind", "tau", "rank"])
-        seeds = lora["seed"].unique()
-        full = tables.like_main_sft(own)
+        own = accuracies[accuracies["model"] == model]
+        lora = tables.first_methods(own[own["tuning"] == "lora"], ["kind", "tau", "rank"])
+        lora = tables.common_seeds(lora, ["kind", "tau", "rank"]).sort_values(
+            "kind", key=lambda kinds: kinds.map(tables.order), kind="stable"
+        )
+        counts.append(lora["seed"].nunique())
+        full = own[(own["tuning"] == "full") & (own["group"] == "main") & own["seed"].isin(lora["seed"])]
         axes = figure.subplots()
-        kinds = sorted(lora["kind"].unique(), key=style.order)
-        for kind in kinds:
-            runs = lora[lora["kind"] == kind]
-            name = style.label(runs.iloc[0], tau=True)
-            style.line(axes, tables.over_seeds(runs, ["rank"]), "rank", kind, label=name)
-            same = full[full["seed"].isin(seeds) & (full["kind"] == kind)]
-            same = same[(same["tau"] == runs["tau"].iloc[0]) | pd.isna(runs["tau"].iloc[0])]
+        for kind, runs, look in style.lines(lora, ["kind", "tau"]):
+            style.line(axes, tables.over_seeds(runs, ["rank"]), "rank", kind, **look)
+            tau = runs["tau"].iloc[0]
+            same = full[(full["kind"] == kind) & ((full["tau"] == tau) | pd.isna(tau))]
+            same = tables.first_methods(same[same["references"] == runs["references"].iloc[0]], ["kind"])
             if len(same):
                 axes.axhline(same["accuracy"].mean(), color=style.colour(kind), linestyle="--", linewidth=0.8)
         axes.set_xscale("log", base=2)
@@ -38,10 +45,10 @@ def draw(folder: Path, published: Path) -> Figure:
         axes.set_xlabel("LoRA rank (log scale)")
         axes.set_ylabel("average accuracy (%)")
         axes.set_title("Average accuracy by LoRA rank", loc="left")
-        figure.legend(loc="outside upper center", ncols=len(kinds))
-        style.footnote(
-            figure,
-            f"Dashed: full tuning, in the colour of its method.\n{style.seeds_note([len(seeds)]).capitalize()}.",
-        )
+        figure.legend(loc="outside upper center", ncols=3)
 
-    return style.stack(tables.models(accuracies), style.COLUMN, 2.6, block)
+    models = tables.swept_models(accuracies, "lora_rank")
+    figure = style.stack(models, style.COLUMN, 2.9, block, named=accuracies["model"].nunique() > 1)
+    note = f"{style.seeds_note(counts).capitalize()}."
+    style.footnote(figure, "Dashed: full tuning, in the colour of its method.", note, PAPER)
+    return figure

@@ -24,41 +24,47 @@ PANELS = {
 def draw(folder: Path, published: Path) -> Figure:
     """Draw from tables runs and steps; the paper reports no kept shares."""
     steps = tables.load(folder, "steps", [*tables.RUN_KEYS, "step", *PANELS])
+    labels = tables.load(folder, "runs", ["labels"])["labels"].iloc[0]
     runs = tables.load_runs(folder)
     steps = steps.merge(runs[[*tables.RUN_COLUMNS, "kind"]], on=tables.RUN_KEYS, validate="many_to_one")
-    steps = steps[steps["kind"].isin(SHOWN)]
+    # A study without any mask has lines at 100 %.
+    steps = masked if len(masked := steps[steps["kind"].isin(SHOWN)]) else steps
+    steps = steps.sort_values("kind", key=lambda kinds: kinds.map(tables.order), kind="stable")
+    known = PANELS if labels else ["kept"]
+    shown = {column: PANELS[column] for column in known if steps[column].notna().any()}
+    counts: list[int] = []
 
     def block(figure: Figure | SubFigure, model: str) -> None:
         own = steps[steps["model"] == model]
-        panels = figure.subplots(1, len(PANELS), sharey=True)
-        for axes, (column, title) in zip(panels, PANELS.items(), strict=True):
-            seeds = draw_panel(axes, own, column)
+        panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+        for axes, (column, title) in zip(panels, shown.items(), strict=True):
+            counts.extend(draw_panel(axes, own, column))
             axes.set_title(title, loc="left")
             axes.set_xlabel("optimizer step")
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        panels[0].set_ylim(0, 100)
+        panels[0].set_ylim(0, 102)
         panels[0].set_ylabel("tokens kept (%)")
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
-        style.footnote(figure, f"{style.seeds_note(seeds, 'bands').capitalize()}. Labels: truth.")
+        handles, names = panels[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper center", ncols=min(len(names), 5 if len(shown) > 1 else 3))
 
-    return style.stack(tables.models(steps), style.PAGE, 2.3, block)
+    models = [model for model in tables.models(runs) if model in set(steps["model"])]
+    figure = style.stack(
+        models, style.PAGE if len(shown) > 1 else style.COLUMN, 2.3, block, named=runs["model"].nunique() > 1
+    )
+    said = f"Labels: {labels}." if labels else "The study has no labels of its tokens."
+    style.footnote(figure, f"{style.seeds_note(counts, 'bands').capitalize()}. {said}")
+    return figure
 
 
 def draw_panel(axes: Axes, steps: pd.DataFrame, column: str) -> list[int]:
     """One line a method with the interval over seeds as a band; returns the numbers of seeds."""
     counts = []
-    known = steps[steps[column].notna()]
-    for kind in SHOWN:
-        own = known[known["kind"] == kind]
-        if own.empty:
-            continue
+    for kind, own, look in style.lines(steps[steps[column].notna()], ["method"]):
         points = tables.over_seeds(own, ["step"], column).sort_values("step")
-        colour, name = style.colour(kind), style.label(own.iloc[0], tau=True)
         # The random mask keeps as many tokens as its pair, so its line lies on the other one.
-        dashes = "--" if kind == "random" else "-"
-        axes.plot(points["step"], 100 * points["mean"], color=colour, linestyle=dashes, label=name)
+        dashes = {"linestyle": "--"} if kind == "random" else {}
+        axes.plot(points["step"], 100 * points["mean"], color=style.colour(kind), **look | dashes)
         band = 100 * points[["low", "high"]]
-        axes.fill_between(points["step"], band["low"], band["high"], color=colour, alpha=0.2, linewidth=0)
+        axes.fill_between(points["step"], band["low"], band["high"], color=style.colour(kind), alpha=0.2, linewidth=0)
         counts += list(points["seeds"])
     return counts

@@ -6,7 +6,8 @@ needs colour alone. Widths are a paper's column (3.3 in) and page (6.8 in); noth
 No command: imported by the figures.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from textwrap import wrap
 
 import matplotlib
 import pandas as pd
@@ -14,10 +15,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
+from profit.files import InputError
+
 COLUMN, PAGE = 3.3, 6.8  # inches
 SMALL, NORMAL = 6.5, 7.0  # points
+CHARACTERS = 20  # an inch of small type
+TITLE = 0.2  # inches
 
-# In the order of legends and table rows.
 LABELS = {
     "vanilla": "Vanilla",
     "sft": "SFT",
@@ -66,16 +70,14 @@ BENCHMARKS = {
     "gpqa_diamond": "GPQA-D",
     "aime_2024": "AIME'24",
     "ifeval": "IFEval",
+    "hellaswag": "HellaSwag",
+    "arc_challenge": "ARC-C",
+    "humaneval": "HumanEval",
+    "mmlu_pro_history": "MMLU-Pro history",
+    "mmlu_pro_chemistry": "MMLU-Pro chemistry",
 }
-# The column of the paper's Table 1 whose place a miniature benchmark takes.
-STANDS_FOR = {
-    "same_length": "gsm8k",
-    "longer": "math_500",
-    "choice": "gpqa_diamond",
-    "longest": "aime_2024",
-    "format": "ifeval",
-}
-PAPER_MODEL = "Qwen3-4B-Base"
+# Lines of methods that differ in a threshold alone.
+DASHES = ["-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1.5, 1, 1.5)), (0, (7, 2))]
 
 
 def apply() -> None:
@@ -110,23 +112,9 @@ def apply() -> None:
     )
 
 
-def kind(run: pd.Series) -> str:
-    """Which method a row of table `runs` is, by its attributes, so that a study may name its methods as it likes."""
-    if run["objective"] == "profit":
-        return "keep_low" if run["direction"] == "lower" else "profit"
-    if run["objective"] == "sft" and run["references"] > 1:
-        return "sft_multi"
-    return str(run["objective"])
-
-
-def order(kind_name: str) -> int:
-    """Place of a method in legends and tables; unknown ones come last."""
-    return list(LABELS).index(kind_name) if kind_name in LABELS else len(LABELS)
-
-
 def label(run: pd.Series, tau: bool = False) -> str:
     """Name of a method as printed, with its threshold where `tau` asks for it."""
-    text = LABELS.get(run["kind"], str(run["method"])).format(references=run["references"])
+    text = LABELS.get(run["kind"], str(run["method"]).replace("_", " ")).format(references=run["references"])
     return f"{text} (τ {run['tau']:g})" if tau and run["kind"] in ("profit", "keep_low") else text
 
 
@@ -150,7 +138,12 @@ def series(place: int, count: int) -> dict[str, object]:
 
 def benchmark(name: str) -> str:
     """Name of a benchmark as printed."""
-    return BENCHMARKS.get(name, name)
+    return BENCHMARKS.get(name, name.replace("_", " "))
+
+
+def columned(name: str) -> str:
+    """The same on two lines where it is too long for a column."""
+    return "\n".join(wrap(benchmark(name), 11))
 
 
 def seeds_note(seeds: Sequence[int], interval: str = "bars") -> str:
@@ -159,25 +152,52 @@ def seeds_note(seeds: Sequence[int], interval: str = "bars") -> str:
     if most == 1:
         return "one seed, descriptive"
     count = f"{least}" if least == most else f"{least}-{most}"
-    return f"mean of {count} seeds, {interval}: 95 % t interval over seeds"
+    alone = " (none at one seed)" if least == 1 else ""
+    return f"mean of {count} seeds, {interval}: 95 % t interval over seeds{alone}"
 
 
 def stack(
-    models: Sequence[str], width: float, height: float, draw: Callable[[Figure | SubFigure, str], None]
+    models: Sequence[str],
+    width: float,
+    height: float,
+    draw: Callable[[Figure | SubFigure, str], None],
+    named: bool,
 ) -> Figure:
-    """One block of `height` inches a model, drawn by `draw(block, model)`; several models are named."""
-    figure = Figure(figsize=(width, height * len(models)))
-    if len(models) == 1:
+    """One block of `height` inches a model, drawn by `draw(block, model)`, below its name if `named`.
+
+    InputError where no model is left to draw.
+    """
+    if not models:
+        raise InputError("table runs: found no run of the sweep or kind that the figure shows, expected some")
+    if not named:
+        figure = Figure(figsize=(width, height))
         draw(figure, models[0])
         return figure
-    for block, model in zip(figure.subfigures(len(models), 1), models, strict=True):
+    figure = Figure(figsize=(width, (TITLE + height) * len(models)))
+    blocks = figure.subfigures(2 * len(models), 1, height_ratios=[TITLE, height] * len(models))
+    for title, block, model in zip(blocks[::2], blocks[1::2], models, strict=True):
+        title.text(0.01, 0.3, model, fontsize=NORMAL, fontweight="bold", va="center")
         draw(block, model)
-        block.suptitle(model, fontsize=NORMAL, fontweight="bold", x=0.01, ha="left")
     return figure
 
 
-def footnote(figure: Figure | SubFigure, text: str) -> None:
-    """Print what the reader must know below the axes, as wide as the figure."""
+def lines(runs: pd.DataFrame, by: list[str]) -> Iterator[tuple[str, pd.DataFrame, dict[str, object]]]:
+    """Kind, rows, and label and line style of each line of `runs`; lines of one kind differ in style and name."""
+    kinds: dict[str, int] = {}
+    names: set[str] = set()
+    for _, rows in runs.groupby(by, sort=False, dropna=False):
+        first = rows.iloc[0]
+        place = kinds[first["kind"]] = kinds.get(first["kind"], -1) + 1
+        name = label(first, tau=True)
+        name = str(first["method"]).replace("_", " ") if name in names else name
+        names.add(name)
+        yield first["kind"], rows, {"label": name, "linestyle": DASHES[place % len(DASHES)]}
+
+
+def footnote(figure: Figure, *sentences: str) -> None:
+    """Print what the reader must know below the axes, as wide as the figure, each of `sentences` on a new line."""
+    columns = int(CHARACTERS * figure.get_figwidth())
+    text = "\n".join(line for sentence in sentences for line in wrap(sentence, columns))
     figure.supxlabel(text, fontsize=SMALL, x=0.01, ha="left", color="#333333")
 
 

@@ -1,13 +1,15 @@
-"""What the figures share in reading tidy tables: runs with their kind, accuracies in per cent, means over seeds.
+"""What figures and published numbers share in reading tidy tables: kinds of runs, accuracies in per cent, sweeps.
 
-No command: imported by the figures.
+The benchmarks of a model are here those of its first table (main), as in the paper, whose figures average over the
+benchmarks of Table 1; what further tables ask stands in those tables.
+
+No command: imported by the figures and by `profit.published`.
 """
 
 from pathlib import Path
 
 import pandas as pd
 
-from profit.figures import style
 from profit.files import InputError, read_parquet
 from profit.statistics import mean_interval
 
@@ -18,6 +20,7 @@ RUN_COLUMNS = [
     "objective",
     "tau",
     "direction",
+    "normaliser",
     "tuning",
     "rank",
     "references",
@@ -25,6 +28,20 @@ RUN_COLUMNS = [
     "learning_rate",
     "epochs",
 ]
+# In the order of legends and table rows.
+KINDS = ("vanilla", "sft", "sft_multi", "entropy", "dft", "random", "keep_low", "profit")
+THRESHOLDS = ("profit", "keep_low")
+MEANS = ("average", "learnt", "kept")
+# The model of Figure 3, and by its numbers of Figure 2.
+PAPER_MODEL = "Qwen3-4B-Base"
+# Benchmark of the paper in whose place one of the miniature stands.
+STANDS_FOR = {
+    "same_length": "gsm8k",
+    "longer": "math_500",
+    "choice": "gpqa_diamond",
+    "longest": "aime_2024",
+    "format": "ifeval",
+}
 
 
 def load(folder: Path, name: str, columns: list[str]) -> pd.DataFrame:
@@ -36,24 +53,55 @@ def load(folder: Path, name: str, columns: list[str]) -> pd.DataFrame:
 
 
 def load_runs(folder: Path) -> pd.DataFrame:
-    """Table `runs` with the column `kind` (see `style.kind`), without the check of the world, which is no method."""
-    runs = load(folder, "runs", RUN_COLUMNS).query("group != 'world'")
-    return runs.assign(kind=[style.kind(run) for _, run in runs.iterrows()])
+    """Table `runs` as `with_kinds` gives it."""
+    return with_kinds(load(folder, "runs", RUN_COLUMNS))
 
 
 def load_accuracies(folder: Path) -> pd.DataFrame:
+    """Tables runs, evaluations and main as `accuracies` joins them."""
+    found = load(folder, "evaluations", [*RUN_KEYS, "checkpoint", "epoch", "benchmark", "accuracy"])
+    return accuracies(found, load_runs(folder), load(folder, "main", ["table", "model", "benchmark"]))
+
+
+def with_kinds(runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs with the column `kind`, without the check of the world, which is no method."""
+    runs = runs.loc[runs["group"] != "world", RUN_COLUMNS]
+    return runs.assign(kind=[kind(run) for _, run in runs.iterrows()])
+
+
+def kind(run: pd.Series) -> str:
+    """Which method a row of table `runs` is, by its attributes, so that a study may name its methods as it likes."""
+    if run["objective"] == "profit":
+        return {"higher": "profit", "lower": "keep_low"}.get(run["direction"], f"profit_{run['direction']}")
+    if run["objective"] == "sft" and run["references"] > 1:
+        return "sft_multi"
+    return str(run["objective"])
+
+
+def order(kind_name: str) -> int:
+    """Place of a method in legends and tables; unknown ones come last."""
+    return KINDS.index(kind_name) if kind_name in KINDS else len(KINDS)
+
+
+def accuracies(evaluations: pd.DataFrame, runs: pd.DataFrame, main: pd.DataFrame) -> pd.DataFrame:
     """One row a run, checkpoint and benchmark, with the run's attributes and `accuracy` in per cent.
 
-    The mean over a run's benchmarks is added as benchmark "average".
+    The mean over a run's benchmarks is added as benchmark "average". InputError where a run lacks one.
     """
     keys = [*RUN_KEYS, "checkpoint", "epoch"]
-    found = load(folder, "evaluations", [*keys, "benchmark", "accuracy"])
-    average = (
-        found.groupby(keys, sort=False, as_index=False, dropna=False)["accuracy"].mean().assign(benchmark="average")
-    )
-    found = pd.concat([found, average], ignore_index=True)
+    first = main[main["table"] == main.groupby("model")["table"].transform("first")]
+    asked = {model: set(own) - set(MEANS) for model, own in first.groupby("model")["benchmark"]}
+    pairs = zip(evaluations["model"], evaluations["benchmark"], strict=True)
+    found = evaluations.loc[
+        [name in asked.get(model, {name}) for model, name in pairs], [*keys, "benchmark", "accuracy"]
+    ]
+    for key, own in found.groupby(keys, sort=False, dropna=False):
+        if lacking := sorted(asked.get(key[0], set()) - set(own["benchmark"])):
+            raise InputError(f"table evaluations, {key[0]}/{key[1]}, seed {key[2]}: found no {', '.join(lacking)}")
+    average = found.groupby(keys, sort=False, as_index=False, dropna=False)["accuracy"].mean()
+    found = pd.concat([found, average.assign(benchmark="average")], ignore_index=True)
     found["accuracy"] *= 100
-    return found.merge(load_runs(folder), on=RUN_KEYS, validate="many_to_one")
+    return found.merge(runs, on=RUN_KEYS, validate="many_to_one")
 
 
 def benchmarks(accuracies: pd.DataFrame) -> list[str]:
@@ -66,21 +114,51 @@ def models(frame: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(frame["model"]))
 
 
-def of_main_methods(accuracies: pd.DataFrame) -> pd.DataFrame:
-    """Final checkpoints of the methods of the main comparison, in the order of legends, with all their seeds."""
+def first_methods(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """The rows of the first method of the study in each group of `by`."""
+    return frame[frame["method"] == frame.groupby(by, dropna=False)["method"].transform("first")]
+
+
+def main_methods(accuracies: pd.DataFrame) -> pd.DataFrame:
+    """Final checkpoints of one model's methods of the main comparison, one a kind, with all their seeds.
+
+    SFT on several references is taken from the sweep of references (equal epochs) where the comparison lacks it.
+    """
     methods = accuracies.loc[accuracies["group"] == "main", "method"].unique()
-    found = accuracies[accuracies["method"].isin(methods) & (accuracies["checkpoint"] == "final")]
-    return found.sort_values("kind", key=lambda kinds: kinds.map(style.order), kind="stable")
+    swept = accuracies[(accuracies["group"] == "overfitting") & (accuracies["budget"] == "epochs")]
+    swept = swept[(swept["kind"] == "sft_multi") & ~swept["method"].isin(methods)].sort_values("references")
+    found = pd.concat([accuracies[accuracies["method"].isin(methods)], swept])
+    found = first_methods(found[found["checkpoint"] == "final"], ["kind"])
+    return found.sort_values("kind", key=lambda kinds: kinds.map(order), kind="stable")
 
 
-def like_main_sft(accuracies: pd.DataFrame) -> pd.DataFrame:
-    """Final checkpoints of the runs that differ from the main comparison's SFT in nothing but the objective."""
+def alike(accuracies: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Final checkpoints of the runs that differ from the first of `runs` in nothing but the objective."""
     same = ["tuning", "references", "budget", "learning_rate", "epochs"]
-    main = accuracies[(accuracies["group"] == "main") & (accuracies["kind"] == "sft")]
-    if main.empty:
-        raise InputError("table runs: found no SFT run in group main, expected one to compare with")
-    equal = (accuracies[same] == main[same].iloc[0]).all(axis=1)
+    equal = (accuracies[same] == runs[same].iloc[0]).all(axis=1)
     return accuracies[equal & (accuracies["checkpoint"] == "final")]
+
+
+def threshold_sweep(own: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One model's runs with a threshold, on the seeds that all of them have, and SFT's on the same seeds (or none).
+
+    InputError where the model has no such run.
+    """
+    swept = own[own["kind"].isin(THRESHOLDS)]
+    anchor = swept.sort_values("group", key=lambda group: group != "threshold", kind="stable")
+    if anchor.empty:
+        where = f" for {', '.join(models(own))}" if len(own) else ""
+        raise InputError(f"table runs: found no method with a threshold{where}, expected a sweep")
+    swept = alike(swept, anchor)
+    swept = first_methods(swept[swept["normaliser"] == anchor["normaliser"].iloc[0]], ["kind", "tau"])
+    swept = common_seeds(swept, ["kind", "tau"])
+    sft = alike(own[own["kind"] == "sft"], anchor)
+    return swept, first_methods(sft[sft["seed"].isin(swept["seed"])], ["kind"])
+
+
+def swept_models(accuracies: pd.DataFrame, group: str) -> list[str]:
+    """Models with runs of a sweep; all of them where every run of the sweep is one of the main comparison."""
+    return models(accuracies[accuracies["group"] == group]) or models(accuracies)
 
 
 def over_seeds(frame: pd.DataFrame, by: list[str], value: str = "accuracy") -> pd.DataFrame:
@@ -101,11 +179,3 @@ def common_seeds(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     if not seeds:
         raise InputError(f"table runs: found no seed that every {', '.join(by)} has, expected at least one")
     return frame[frame["seed"].isin(seeds)]
-
-
-def load_published(folder: Path, name: str) -> pd.DataFrame:
-    """A table of results/published; InputError if it is missing."""
-    path = folder / f"{name}.csv"
-    if not path.is_file():
-        raise InputError(f"{path}: not found, expected the paper's numbers")
-    return pd.read_csv(path)
