@@ -4,6 +4,7 @@ No command: used by profit.study, and by every rule that takes such a block on i
 """
 
 import difflib
+import re
 from collections.abc import Iterator
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -40,7 +41,12 @@ def unknown(found: Any, allowed: Any) -> str:
     names = [str(name) for name in allowed]
     near = difflib.get_close_matches(str(found), names, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"found {str(found)!r}, expected one of {', '.join(names)}{hint}"
+    return f"found {_shown(str(found))}, expected one of {', '.join(names)}{hint}"
+
+
+def _shown(found: Any) -> str:
+    """What was found, without user and password of an address in it."""
+    return re.sub(r"//[^/\s'\"]*@", "//…@", repr(found))
 
 
 def either(choose: Any, *blocks: type[BaseModel]) -> Any:
@@ -74,7 +80,7 @@ def _sentence(schema: type[BaseModel], error: Any) -> tuple[Keys, str]:
     elif kind == "missing":
         what = f"not found, expected among the keys {_names(_schema_at(schema, path[:-1]))}"
     else:
-        what = f"found {error['input']!r}, expected: {what[0].lower()}{what[1:]}"
+        what = f"found {_shown(error['input'])}, expected: {what[0].lower()}{what[1:]}"
     return keys, what
 
 

@@ -198,3 +198,19 @@ def test_a_miniature_takes_no_problems_from_elsewhere(tmp_path):
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(InputError, match="benchmarks.choice.source: found it in a miniature"):
         load_study(path)
+
+
+@pytest.mark.parametrize(
+    "analysis",
+    [
+        {"annotators": [{"llm": {"base_url": "https://me:secret99@h"}}]},
+        {"annotators": ["llm"], "judge": {"model": {"base_url": "https://me:secret99@h/v1"}, "base_url": "http://h"}},
+        {"annotators": ["https://me:secret99@h"]},
+    ],
+)
+def test_the_password_of_an_address_in_the_wrong_place_is_not_repeated(tmp_path, analysis):
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(changed(analysis=analysis), sort_keys=False))
+    with pytest.raises(InputError, match="//…@h") as error:
+        load_study(path)
+    assert "secret99" not in str(error.value)
