@@ -2,7 +2,6 @@
 
 import importlib
 import itertools
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -18,16 +17,18 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from profit import draw, tabulate
-from profit.figures import style, tables
+from profit.figures import style
 from profit.files import InputError, write_parquet
 
+MODELS = ["Qwen3-0.6B-Base", "Qwen3-4B-Base", "OLMo-2-7B", "Qwen2.5-0.5B-Instruct"]
 PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published"
 
 
 def tabulated(folder: Path, study: dict[str, Any], questions: int = 10) -> Path:
     made.write_results(folder, study, questions=questions)
-    arguments = ["--study", json.dumps(study), "--results", str(folder), "--output-folder", str(folder / "tables")]
-    tabulate.main(arguments)
+    tables = tabulate.tabulate(folder, PUBLISHED, made.listed_study(study))
+    for name, frame in tables.items():
+        write_parquet(folder / "tables" / f"{name}.parquet", frame)
     return folder / "tables"
 
 
@@ -40,11 +41,29 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def one_seed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tables of a study as small as the smoke one: one seed, few methods, a sweep of each kind."""
-    study = made.full_study(seeds=1)
-    left_out = ("keep_low", "entropy", "dft", "random", "sft_3ref")
-    study["runs"] = [run for run in study["runs"] if not run["method"].startswith(left_out)]
-    study["runs"] = [run for run in study["runs"] if run["method"] != "sft_5ref"]
-    return tabulated(tmp_path_factory.mktemp("one"), study, questions=4)
+    return tabulated(tmp_path_factory.mktemp("one"), made.one_seed_study(), questions=4)
+
+
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tables of a study with the paper's models, tables and sweeps, of some models alone."""
+    study = made.paper_study(2, MODELS)
+    judge = {"model": "judge", "base_url": "https://example.org/v1"}
+    study["analysis"] = {"annotators": ["agreement", "llm"], "judge": judge}
+    return tabulated(tmp_path_factory.mktemp("paper"), study, questions=4)
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same at one seed without labels, without vanilla, and with SFT alone on most models."""
+    study = made.paper_study(1, MODELS[:2])
+    study["analysis"] = {"annotators": []}
+    study["tables"] = {"general": {"benchmarks": made.GENERAL}, "table1": {"benchmarks": made.REASONING}}
+    del study["methods"]["vanilla"]
+    for name in ("entropy", "dft", "profit", "profit_0.5", "keep_low"):
+        study["methods"][name]["models"] = [made.QWEN[1]]
+    study["sweeps"]["epochs"]["models"] = [made.QWEN[1]]
+    return tabulated(tmp_path_factory.mktemp("bare"), study, questions=4)
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +107,8 @@ def words(figure: Figure) -> str:
     return "\n".join(text.get_text() for text in texts(figure))
 
 
-@pytest.mark.parametrize("name", draw.FIGURES)
-def test_text_is_readable_inside_the_page_and_apart(name: str, drawn: dict[str, Figure]) -> None:
-    figure = drawn[name]
-    width, height = figure.get_size_inches()
-    assert width in (style.COLUMN, style.PAGE) and height < 9
+def check_texts(figure: Figure) -> None:
+    """No text is too small, leaves the page or is printed over another."""
     page, boxes = figure.bbox, []
     for text in texts(figure):
         assert text.get_fontsize() >= style.SMALL, text
@@ -102,6 +118,40 @@ def test_text_is_readable_inside_the_page_and_apart(name: str, drawn: dict[str, 
         boxes.append((text.get_text(), box.padded(-1)))
     for (first, a), (second, b) in itertools.combinations(boxes, 2):
         assert not a.overlaps(b), f"{first!r} is printed over {second!r}"
+
+
+@pytest.mark.parametrize("name", draw.FIGURES)
+def test_text_is_readable_inside_the_page_and_apart(name: str, drawn: dict[str, Figure]) -> None:
+    width, height = drawn[name].get_size_inches()
+    assert width in (style.COLUMN, style.PAGE) and height < 9
+    check_texts(drawn[name])
+
+
+@pytest.mark.parametrize("name", draw.FIGURES)
+def test_the_paper_s_own_study_is_readable(name: str, paper: Path) -> None:
+    figure = lay_out(name, paper)
+    check_texts(figure)
+    swept = {
+        "fig2_multi_reference": made.QWEN[1:2],
+        "fig4_threshold": made.QWEN[1:2],
+        "fig5_lora_rank": made.QWEN[1:2],
+        "fig6_epochs": made.QWEN[:2],
+    }
+    named = [line for line in words(figure).split("\n") if line in MODELS]
+    assert set(named) == set(swept.get(name, MODELS))
+
+
+@pytest.mark.parametrize("name", [name for name in draw.FIGURES if name not in ("fig3_probability", "fig11_coloured")])
+def test_a_study_without_labels_vanilla_and_most_methods_is_drawn(name: str, bare: Path) -> None:
+    figure = lay_out(name, bare)
+    check_texts(figure)
+    said = words(figure)
+    if name == "kept_share":
+        assert "no labels" in said and "Core tokens" not in said
+    if name == "fig2_multi_reference":
+        assert "Overfit, all tokens" in said and "MMLU-Pro\nhistory" in said
+    if name == "fig6_epochs":
+        assert "Vanilla" not in said
 
 
 @pytest.mark.parametrize("name", ["fig4_threshold", "fig11_coloured"])
@@ -133,6 +183,7 @@ def test_sweeps_of_one_seed_and_the_number_of_seeds_are_named(drawn: dict[str, F
     assert "mean of 3-5 seeds" in words(drawn["fig2_multi_reference"])
     assert "Overfit: mean of 3 seeds" in words(drawn["fig2_multi_reference"])
     assert "Mean of 3-5 seeds, bands: 95 % t interval" in words(drawn["kept_share"])
+    assert "Labels: truth" in words(drawn["kept_share"])
 
 
 def test_bars_of_figure_2_are_the_means_of_table_main(drawn: dict[str, Figure], folder: Path) -> None:
@@ -150,6 +201,53 @@ def test_figure_2_shows_published_values_only_where_there_are_some(drawn: dict[s
     assert heights[1].tolist() == [55.43, 74.80, 34.15, 11.25, 31.33, 41.39]
     assert np.isnan(heights[2]).tolist() == [True, True, False, True, True, True] and heights[2][2] == 33.5
     assert not any(bar.get_fill() for bars in paper.containers for bar in bars)
+
+
+def test_table_1_prints_the_paper_s_row_below_the_same_model_and_method(paper: Path) -> None:
+    lines: dict[float, list[Text]] = {}
+    for text in texts(lay_out("table1_main", paper)):
+        lines.setdefault(round(text.get_position()[1], 3), []).append(text)
+    rows = [sorted(lines[y], key=lambda text: text.get_position()[0]) for y in sorted(lines)]
+    printed = [[text.get_text() for text in row] for row in rows]
+    start = printed.index(["Table 3"])
+    model = printed.index(["Qwen3-4B-Base"], start)
+    place = next(number for number in range(model, len(printed)) if printed[number][0] == "ProFit (τ 0.1)")
+    assert printed[place + 1] == ["ProFit (paper)", "1", "72.2", "91.2", "80.8", "44.6", "61.0", "70.0", "−0.9"]
+    assert {text.get_color() for text in rows[place + 1]} == {"#555555"}
+    # OLMo has no DFT here: the paper's row stands alone.
+    model = printed.index(["OLMo-2-7B"])
+    named = [row[0] for row in printed[model + 1 : printed.index(["Table 2"])]]
+    assert named[-1] == "DFT (paper)" and "DFT" not in named and named.count("SFT (paper)") == 1
+
+
+def test_figure_6_marks_the_published_values_on_the_paper_s_benchmarks(drawn: dict[str, Figure], paper: Path) -> None:
+    axes = lay_out("fig6_epochs", paper).axes[0]
+    triangle = next(line for line in axes.lines if line.get_marker() == "v")
+    assert (list(triangle.get_xdata()), list(triangle.get_ydata())) == ([1], [60.1])
+    assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == ":"] == [54.9]
+    assert not any(line.get_marker() == "v" for line in drawn["fig6_epochs"].axes[0].lines)
+
+
+def test_figures_average_over_the_first_table_of_a_model(paper: Path) -> None:
+    found = pd.read_parquet(paper / "evaluations.parquet").query("method == 'profit' and seed == 0")
+    found = found[(found["model"] == "Qwen3-4B-Base") & found["benchmark"].isin(made.REASONING)]
+    axes = lay_out("fig4_threshold", paper).axes[0]
+    line = next(line for line in axes.lines if line.get_label() == "Average")
+    assert line.get_ydata()[0] == pytest.approx(100 * found["accuracy"].mean())
+    names = [line.get_label() for line in axes.lines if not line.get_label().startswith("_")]
+    assert names == ["GPQA-D", "GSM8K", "MATH-500", "AIME'24", "IFEval", "Average"]
+
+
+def test_figure_11_prints_formulas_and_long_texts(folder: Path, tmp_path: Path) -> None:
+    tokens = pd.read_parquet(folder / "coloured.parquet")
+    tokens["prompt"] = "Find $x^2$ for \\frac{a$ and\n" + "so on " * 400
+    long = pd.concat([tokens.assign(position=tokens["position"] + 100 * k) for k in range(30)], ignore_index=True)
+    write_parquet(tmp_path / "coloured.parquet", long.replace({"token": {"gather": "$y_$", "Mia": "↵"}}))
+    figure = lay_out("fig11_coloured", tmp_path)
+    check_texts(figure)
+    said = words(figure)
+    assert "Find $x^2$ for" in said and "$y_$" in said and " …" in said and "its first 12 lines" in said
+    assert figure.get_size_inches()[1] < 5
 
 
 def test_figure_4_rests_on_the_seeds_that_every_threshold_has(drawn: dict[str, Figure], folder: Path) -> None:
@@ -235,6 +333,7 @@ def test_a_study_without_sweeps_is_told_so(folder: Path, tmp_path: Path) -> None
     plain = runs[runs["group"].eq("main") & ~runs["objective"].eq("profit")]
     write_parquet(tmp_path / "runs.parquet", plain)
     write_parquet(tmp_path / "evaluations.parquet", found[found["method"].isin(plain["method"])])
+    write_parquet(tmp_path / "main.parquet", pd.read_parquet(folder / "main.parquet"))
     for name in ("fig4_threshold", "fig5_lora_rank", "fig6_epochs"):
         with pytest.raises(InputError, match="table runs: found no"):
             draw.draw(name, tmp_path, PUBLISHED, tmp_path / "f.pdf", tmp_path / "f.png")
@@ -255,27 +354,3 @@ def test_only_the_module_of_the_figure_is_imported(folder: Path, tmp_path: Path)
     ]
     assert figures == ["profit.figures.fig5_lora_rank"]
     assert not {"matplotlib.pyplot", "torch", "transformers"} & set(loaded)
-
-
-def test_published_averages_agree_with_their_cells() -> None:
-    for name, models in (("table1", 5), ("table2", 3), ("table3", 3)):
-        table = tables.load_published(PUBLISHED, name)
-        wide = table.pivot(index=["model", "method"], columns="benchmark", values="accuracy")
-        cells = wide.drop(columns=["average", "difference_vs_vanilla"])
-        assert cells.notna().all(axis=None) and cells.shape[1] == 5 and len(wide.index.unique("model")) == models
-        assert (cells.mean(axis=1) - wide["average"]).abs().max() < 0.013
-        vanilla = wide["average"].xs("vanilla", level="method")
-        gain = wide["average"] - wide.index.get_level_values("model").map(vanilla)
-        assert (gain - wide["difference_vs_vanilla"]).abs().max() < 0.011
-
-
-def test_published_values_of_figures() -> None:
-    means = tables.load_published(PUBLISHED, "figure3").set_index(["quantity", "label"])["value"]
-    assert means["mean_probability"].to_dict() == {"core": 0.768, "replaceable": 0.485, "all": 0.716}
-    figure2 = tables.load_published(PUBLISHED, "figure2")
-    assert (
-        figure2.set_index("references")["accuracy"].to_dict() == {1: 34.1, 3: 33.5} and figure2["model"].isna().all()
-    )
-    assert tables.load_published(PUBLISHED, "figure6")["accuracy"].tolist() == [60.1, 54.9]
-    with pytest.raises(InputError, match="figure99.csv: not found"):
-        tables.load_published(PUBLISHED, "figure99")

@@ -205,7 +205,7 @@ def method_row(axes: Axes, y: float, row: pd.DataFrame, names: list[str], everyt
         best = cell["mean"] >= everything.loc[everything["benchmark"] == name, "mean"].max()
         bold = best and cell["difference_low"] > 0
         half = 100 * (cell["high"] - cell["mean"])
-        spread = "" if pd.isna(half) else f" ±{half:.1f}"
+        spread = "" if pd.isna(half) else f" ±{short(half)}"
         number = f"{100 * cell['mean']:.1f}"
         axes.text(centre(place), y, number, ha="right", va="center_baseline", fontweight="bold" if bold else "normal")
         axes.text(centre(place), y, spread, ha="left", va="center_baseline", fontsize=style.SMALL, color=GREY)
@@ -233,5 +233,10 @@ def difference(cell: pd.Series) -> str:
     """A paired difference in points with its interval, where there is one."""
     text = f"{100 * cell['difference_vs_sft']:+.1f}"
     if pd.notna(cell["difference_low"]):
-        text += f" [{100 * cell['difference_low']:+.1f}, {100 * cell['difference_high']:+.1f}]"
+        text += f" [{short(100 * cell['difference_low'], '+')}, {short(100 * cell['difference_high'], '+')}]"
     return text.replace("-", "−")
+
+
+def short(number: float, sign: str = "") -> str:
+    """One decimal; none for the three digits that an interval of two seeds may have."""
+    return f"{number:{sign}.{0 if abs(number) >= 99.95 else 1}f}"
