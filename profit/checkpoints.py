@@ -1,9 +1,9 @@
 """A run's scratch folder: who may use it, what in it may be resumed from, and when it is stale.
 
-`claim` locks the folder, so that two processes never write in it at once, and empties it unless it belongs to the same
-job (settings, code, data). The Trainer writes its checkpoints there; `Completed` adds a list of files and sizes to
-each once it is whole, and `last_complete` passes over those where the list or a file is missing or a file is short:
-without its random state a resumed run would go on with other numbers.
+`claim` locks the folder, so that two jobs never write in it at once, and empties it unless it belongs to the same
+job (settings, code, data). The Trainer writes its checkpoints there, every process of the job its part; `Completed`
+adds a list of files and sizes to each once it is whole, and `last_complete` passes over those where the list or a file
+is missing or a file is short: without its random state a resumed run would go on with other numbers.
 
 No command: used by `profit.train`.
 """
@@ -21,12 +21,12 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from profit import processes
 from profit.files import InputError, canonical_json, write_json
 
 log = logging.getLogger(__name__)
 
 FINGERPRINT, COMPLETE = "fingerprint.json", "complete.json"
-NEEDED = ("optimizer.pt", "scheduler.pt", "trainer_state.json", "rng_state.pth")
 WAIT_SECONDS = 30.0
 
 
@@ -87,12 +87,15 @@ def _empty(folder: Path) -> None:
 
 
 class Completed(TrainerCallback):
-    """Marks each checkpoint as whole after the Trainer wrote its last file."""
+    """Marks each checkpoint as whole after every process wrote its last file."""
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Called by the Trainer after a checkpoint."""
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        write_json(folder / COMPLETE, {file.name: file.stat().st_size for file in folder.iterdir()})
+        processes.meet()
+        if processes.first():
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            files = [file for file in folder.rglob("*") if file.is_file()]
+            write_json(folder / COMPLETE, {str(file.relative_to(folder)): file.stat().st_size for file in files})
 
 
 def last_complete(folder: Path, logged: int) -> Path | None:
@@ -119,10 +122,10 @@ def _fault(checkpoint: Path) -> str | None:
         sizes = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return f"no {COMPLETE}, its writing was cut short"
-    for name in (*NEEDED, *sizes):
+    for name, size in sizes.items():
         file = checkpoint / name
         if not file.is_file():
             return f"{name} is missing"
-        if file.stat().st_size != sizes.get(name):
-            return f"{name} has {file.stat().st_size} bytes, expected {sizes.get(name)}"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes, expected {size}"
     return None

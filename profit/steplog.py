@@ -16,7 +16,8 @@ import pandas as pd
 from profit.files import InputError, read_parquet
 
 # loss: mean cross-entropy of all target tokens, whatever their weights; objective_loss: what is minimised; kept…:
-# share of the tokens (of a label) with a weight above zero; near_tau: tokens within 5 % of tau; grad_norm: unclipped.
+# share of the tokens (of a label; none where no token of the step has it) with a weight above zero; near_tau: tokens
+# within 5 % of tau; grad_norm: unclipped.
 COLUMNS = (
     "step", "epoch", "loss", "objective_loss", "kept", "kept_core", "kept_replaceable", "kept_fixed", "kept_end",
     "weight_mean", "near_tau", "grad_norm", "clipped", "learning_rate", "tokens", "tokens_per_second",

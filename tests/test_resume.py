@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from profit import checkpoints, train
+from profit import checkpoints, models, train
 from profit.files import InputError, read_json
 from profit.steplog import StepLog
 
@@ -197,12 +197,19 @@ def test_a_changed_job_does_not_resume(paths, undisturbed):
 
 
 def test_changed_code_or_data_does_not_resume(paths, undisturbed, monkeypatch):
-    before = train.fingerprint({"objective": {"name": "sft"}}, paths["model"], [paths["data"], None])
-    assert before == train.fingerprint({"objective": {"name": "sft"}}, paths["model"], [paths["data"], None])
-    assert before != train.fingerprint({"objective": {"name": "sft"}}, paths["model"], [paths["annotations"], None])
-    assert before != train.fingerprint({"objective": {"name": "sft"}}, undisturbed["sft"] / "model", [paths["data"]])
+    def fingerprint(model=paths["model"], file="data", compute="{}"):
+        return train.fingerprint(
+            {"objective": {"name": "sft"}}, models.parse_compute(compute), model, [paths[file], None]
+        )
+
+    before = fingerprint()
+    assert before == fingerprint() == fingerprint(compute='{"backend": "vllm"}')
+    assert before != fingerprint(file="annotations")
+    assert before != fingerprint(model=undisturbed["sft"] / "model")
+    for changed in ('{"processes": 2}', '{"precision": "bfloat16"}', '{"gradient_checkpointing": true}'):
+        assert before != fingerprint(compute=changed)
     monkeypatch.setattr(train, "code_version", lambda *_: "edited")
-    assert before != train.fingerprint({"objective": {"name": "sft"}}, paths["model"], [paths["data"], None])
+    assert before != fingerprint()
 
 
 def test_two_processes_never_write_at_once(tmp_path):

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 import torch
 from conftest import PROMPTS
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from profit import data, train
 from profit.files import InputError, read_json, read_parquet_metadata, write_parquet
@@ -27,7 +28,10 @@ TIMINGS = ["tokens_per_second"]
 def run_train(tmp_path, model_folder, references_path, annotations_path):
     """Train a run given as changes to a default leaf; returns the folder with model/, steps.parquet, train.json."""
 
-    def run(name="run", paired=None, scores=None, model=model_folder, data_file=references_path, **changes):
+    def run(
+        name="run", paired=None, scores=None, model=model_folder, data_file=references_path, labels=annotations_path,
+        compute=None, **changes,
+    ):  # fmt: skip
         training = {
             "epochs": 2, "batch_size": 4, "micro_batch_size": 4, "learning_rate": 1e-2, "schedule": "cosine",
             "warmup": 0.1, "weight_decay": 0.0, "max_grad_norm": 1.0, "max_length": 64, "neftune": 0.0,
@@ -40,10 +44,11 @@ def run_train(tmp_path, model_folder, references_path, annotations_path):
         out = tmp_path / name
         arguments = {
             "--run": json.dumps(leaf), "--model": model, "--references": data_file,
-            "--annotations": annotations_path, "--scratch": tmp_path / "scratch" / name,
-            "--output-model": out / "model", "--output-steps": out / "steps.parquet",
-            "--output-summary": out / "train.json",
-        } | ({"--paired": paired} if paired else {}) | ({"--scores": scores} if scores else {})  # fmt: skip
+            "--scratch": tmp_path / "scratch" / name, "--output-model": out / "model",
+            "--output-steps": out / "steps.parquet", "--output-summary": out / "train.json",
+        }  # fmt: skip
+        optional = {"--annotations": labels, "--paired": paired, "--scores": scores, "--compute": compute}
+        arguments |= {option: value for option, value in optional.items() if value}
         train.main([str(part) for pair in arguments.items() for part in pair])
         assert not (tmp_path / "scratch" / name).exists()
         return out
@@ -308,7 +313,7 @@ def test_a_prompt_longer_than_the_context_is_refused(run_train, tmp_path, refere
     frame = pd.read_parquet(references_path)
     frame["prompt"] = frame["prompt"] + " Mia" * 60
     write_parquet(tmp_path / "long.parquet", frame)
-    with pytest.raises(InputError, match="prompt 'p000': found .*context of 64"):
+    with pytest.raises(InputError, match="prompt 'p000': found .* fewer than 64 .*the model's context"):
         run_train(data_file=tmp_path / "long.parquet", training={"max_length": 1000})
 
 
@@ -383,3 +388,83 @@ def test_a_run_on_full_logits_has_the_same_numbers(run_train, monkeypatch, objec
     pd.testing.assert_frame_equal(found, expected, rtol=1e-4)
     for name, value in weights(full).items():
         torch.testing.assert_close(weights(fused)[name], value, atol=1e-4, rtol=0)
+
+
+LORA = {"kind": "lora", "rank": 4, "alpha": 8, "target_modules": "all-linear"}
+BF16 = '{"precision": "bfloat16"}'
+COMPUTE = {
+    "eager": ({"attention": "eager"}, 1e-3),
+    "checkpointing": ({"gradient_checkpointing": True}, 1e-6),
+}
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+@pytest.mark.parametrize(("compute", "tolerance"), COMPUTE.values(), ids=COMPUTE)
+def test_how_a_model_is_run_changes_rounding_alone(run_train, compute, tolerance, tuning):
+    changes = {"objective": {"name": "entropy", "share": 0.3}, "training": {"micro_batch_size": 2}}
+    if tuning == "lora":
+        changes["tuning"] = LORA | {"dropout": 0.2}
+    plain, other = run_train("plain", **changes), run_train("other", compute=json.dumps(compute), **changes)
+    names = ["loss", "objective_loss", "kept", "grad_norm"]
+    pd.testing.assert_frame_equal(steps(other)[names], steps(plain)[names], rtol=max(tolerance, 1e-5))
+    for name, value in weights(plain).items():
+        torch.testing.assert_close(weights(other)[name], value, atol=tolerance, rtol=0)
+    said = read_json(other / "train.json")["provenance"]["settings"]["compute"]
+    assert compute.items() <= said.items() and said["processes"] == 1
+
+
+def test_bf16_trains_float32_weights(run_train):
+    changes = {"objective": {"name": "profit", "tau": 0.02}, "training": {"learning_rate": 1e-3}}
+    plain, half = (run_train(str(compute), compute=compute, **changes) for compute in (None, BF16))
+    for name in ("loss", "kept"):
+        assert steps(half)[name].tolist() == pytest.approx(steps(plain)[name].tolist(), abs=0.02)
+    assert steps(half)["loss"].tolist() != steps(plain)["loss"].tolist()
+    found = load_file(half / "model" / "model.safetensors")
+    assert {value.dtype for value in found.values()} == {torch.float32}
+    assert any(not value.equal(value.bfloat16().float()) for value in found.values())
+
+
+def test_a_bf16_base_stays_as_it_is_under_float32_adapters(run_train, model_folder, monkeypatch):
+    trained = []
+    gathered = train.gathered_weights
+    monkeypatch.setattr(train, "gathered_weights", lambda trainer: trained.append(trainer.model) or gathered(trainer))
+    changes = {"tuning": LORA, "objective": {"name": "profit", "tau": 0.02}, "training": {"learning_rate": 1e-3}}
+    plain, half = (run_train(str(compute), compute=compute, **changes) for compute in (None, BF16))
+    base = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.bfloat16).state_dict()
+    kinds = {"adapter": set(), "base": set()}
+    for name, value in trained[1].named_parameters():
+        kinds["adapter" if "lora_" in name else "base"].add((value.dtype, value.requires_grad))
+        if "lora_" not in name:
+            plain_name = name.removeprefix("base_model.model.").replace(".base_layer", "")
+            assert value.equal(base[plain_name]), name
+    assert kinds == {"adapter": {(torch.float32, True)}, "base": {(torch.bfloat16, False)}}
+    assert steps(half)["loss"].tolist() == pytest.approx(steps(plain)["loss"].tolist(), abs=0.02)
+    tensors = load_file(half / "model" / "adapter_model.safetensors")
+    assert {value.dtype for value in tensors.values()} == {torch.float32}
+
+
+def test_flash_attention_is_switched_on_after_the_head_is_fused(run_train, monkeypatch):
+    seen = []
+
+    def switch(model, name):
+        seen.append((name, model._head_is_fused, model.config._attn_implementation))
+
+    monkeypatch.setattr(PreTrainedModel, "set_attn_implementation", switch)
+    run_train(compute='{"attention": "flash_attention_2"}', training={"epochs": 1})
+    assert seen == [("flash_attention_2", True, "sdpa")]
+
+
+def test_without_annotations_nothing_is_counted_by_label(run_train):
+    labelled, plain = run_train("labelled"), run_train("plain", labels=None)
+    counted = [f"kept_{label}" for label in data.LABELS]
+    assert steps(plain)[counted].isna().all(axis=None) and steps(labelled)["kept_core"].notna().all()
+    left = [*TIMINGS, *counted]
+    pd.testing.assert_frame_equal(steps(plain).drop(columns=left), steps(labelled).drop(columns=left))
+    for name, value in weights(labelled).items():
+        assert value.equal(weights(plain)[name])
+
+
+def test_a_wrong_block_of_compute_stops_before_training(run_train, tmp_path):
+    with pytest.raises(InputError, match="--compute.precision: found 'bf16', expected one of float32, bfloat16"):
+        run_train(compute='{"precision": "bf16"}')
+    assert not (tmp_path / "run").exists() and not (tmp_path / "scratch").exists()
