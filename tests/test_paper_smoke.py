@@ -180,6 +180,9 @@ def test_the_study_collects_all_four_sources(sources: Path) -> None:
     assert report["prompts"] == 29 and report["prompts_by_answers"] == {4: 28, 3: 1, 2: 7}
     assert report["bad_rows"]["count"] == 4 and report["dropped"]["answers_beyond_references"] == 28
     assert table["answer"].str.len().max() > 2000 and set(ANSWERED) == {"infinity", "low", "middle", "high"}
+    # An answer behind a line break would change the last token of its prompt.
+    assert not any(answer[0].isspace() for answer in table["answer"])
+    assert any(answer[0] == "\n" for answer in collected(files[3:])[0]["answer"])
     longest = table.loc[table["answer"].str.len().idxmax()]
     assert longest["prompt"] == story(LONG)["prompt"] and longest["reference_id"] == 0
 
