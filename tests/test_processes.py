@@ -157,15 +157,16 @@ def wait_for(steps, out, job, log):
         time.sleep(0.02)
 
 
-def test_a_killed_process_takes_the_others_along_and_the_run_resumes(command, trained):
+def test_a_killed_process_takes_the_others_along_and_the_run_resumes(command, trained, monkeypatch):
     """One of the processes is killed, then the command that started them, then the run may end."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")  # as a lease leaves it
     out, argv = command("killed", leaf(**RUNS[LONG][1]), processes=2)
     log = out.parent / "log"
     with log.open("w") as file:
         job = psutil.Popen([sys.executable, "-m", "profit", "train", *argv], cwd=TESTS.parent, stderr=file)
     wait_for(8, out, job, log)
     own = {int(child.environ()["RANK"]): child for child in job.children()}
-    assert own.keys() == {0, 1}
+    assert own.keys() == {0, 1} and all(p.environ()["CUDA_VISIBLE_DEVICES"] == "3,5" for p in own.values())
     own[1].kill()
     assert job.wait(30) == 1 and "found exit status -9 of process 1, expected 0" in log.read_text()
     assert not any(child.is_running() for child in own.values())
