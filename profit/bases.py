@@ -40,7 +40,9 @@ class Compute(Strict):
     evaluation_gpus: Count = Field(1, description="of one evaluation with vllm (tensor parallel)")
 
     @model_validator(mode="after")
-    def _backend_has_its_gpus(self) -> "Compute":
+    def _goes_together(self) -> "Compute":
+        if self.attention == "flash_attention_2" and self.precision == "float32":
+            raise ValueError("attention: found flash_attention_2, expected sdpa or eager with precision float32")
         if self.evaluation_gpus > 1 and self.backend == "hf":
             raise ValueError(f"evaluation_gpus: found {self.evaluation_gpus}, expected 1 with backend hf")
         return self

@@ -78,24 +78,43 @@ def encode_all(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], answe
     head_ids = tokenizer(heads, **options)["input_ids"]
     full = tokenizer(texts, return_offsets_mapping=True, **options)
     rows = zip(heads, texts, answers, head_ids, full["input_ids"], full["offset_mapping"], strict=True)
-    return [_encoded(tokenizer.eos_token_id, *row) for row in rows]
+    return [_encoded(tokenizer, *row) for row in rows]
 
 
 def _encoded(
-    eos: int, head: str, text: str, answer: str, head_ids: list[int], ids: list[int], offsets: list[Span]
-) -> Encoded:
+    tokenizer: PreTrainedTokenizerBase, head: str, text: str, answer: str, head_ids: list[int], ids: list[int],
+    offsets: list[Span],
+) -> Encoded:  # fmt: skip
     length = len(head_ids)
     if ids[:length] != head_ids:
-        raise InputError(f"chat template: the tokens of prompt and answer do not begin with the prompt's: {text!r}")
+        ids, offsets = _apart(tokenizer, head, text, head_ids, ids)
     try:
-        stop = ids.index(eos, length)
+        stop = ids.index(tokenizer.eos_token_id, length)
     except ValueError:
         raise InputError(f"chat template: found no end token after the answer: {text!r}") from None
-    begin = text.find(answer, len(head))
+    # The last place before the end: a template may put a word of the answer before it.
+    begin = text.rfind(answer, len(head), offsets[stop][0])
     if begin < 0:
+        if tokenizer.eos_token in answer:
+            raise InputError(f"answer {answer!r}: found the end token {tokenizer.eos_token!r} in it, expected none")
         raise InputError(f"chat template: the answer is not in the text as it stands: {text!r}, expected {answer!r}")
     spans = [_span(start - begin, end - begin, answer) for start, end in offsets[length:stop]]
     return Encoded(ids[: stop + 1], length, [*spans, END_SPAN])
+
+
+def _apart(
+    tokenizer: PreTrainedTokenizerBase, head: str, text: str, head_ids: list[int], ids: list[int]
+) -> tuple[list[int], list[Span]]:
+    """Tokens and offsets of a text whose answer's first characters would join the prompt's last token.
+
+    The prompt is read before there is an answer, so the two are cut apart, as a sampled answer is.
+    """
+    rest = tokenizer(text[len(head) :], return_offsets_mapping=True, add_special_tokens=False)
+    apart = [*head_ids, *rest["input_ids"]]
+    if not text.startswith(head) or tokenizer.decode(apart) != tokenizer.decode(ids):
+        raise InputError(f"chat template: the tokens of prompt and answer do not begin with the prompt's: {text!r}")
+    after = [(start + len(head), end + len(head)) for start, end in rest["offset_mapping"]]
+    return apart, [(0, 0)] * len(head_ids) + after
 
 
 def _span(start: int, end: int, answer: str) -> Span:
@@ -231,6 +250,13 @@ def cut_all(
     return cut, truncated
 
 
+def without_end(encoded: Encoded) -> Encoded:
+    """The same without its end token, if it has not been cut before."""
+    if encoded.spans[-1] != END_SPAN:
+        return encoded
+    return replace(encoded, input_ids=encoded.input_ids[:-1], spans=encoded.spans[:-1])
+
+
 @dataclass(frozen=True)
 class Examples:
     """Training examples as `profit.run_trainer.collate` takes them, and how many answers the length limit cut."""
@@ -266,6 +292,8 @@ def prepare_examples(
     encoded = encode_all(tokenizer, chosen["prompt"].tolist(), chosen["answer"].tolist())
     limit = min(run["training"]["max_length"], context)
     encoded, truncated = cut_all(encoded, chosen["prompt_id"].tolist(), limit, references)
+    if not run["training"].get("train_end", True):
+        encoded = [without_end(item) for item in encoded]
     stored = None if scores is None else load_scores(scores)
     rows = []
     keys = zip(chosen["prompt_id"], chosen["reference_id"], strict=True)

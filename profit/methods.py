@@ -38,6 +38,9 @@ class Training(Strict):
     weight_decay: NotNegative = 0.0
     max_grad_norm: Positive = 1.0
     max_length: Count = Field(256, description="tokens of prompt and answer; a longer answer is cut, said and counted")
+    train_end: bool = Field(
+        True, description="train the end token of an answer; without it no answer ends but by what the base knows"
+    )
     neftune: NotNegative = Field(
         0.0, description="noise alpha / sqrt(length x width) on embeddings, arXiv 2310.05914; 0: none"
     )

@@ -169,3 +169,17 @@ def test_answers_are_cut_at_a_limit_and_counted(tokenizer, caplog):
     assert cut.input_ids == long.input_ids[:limit] and cut.spans == long.spans[:4]
     with pytest.raises(InputError, match=f"r.parquet: prompt 'p0': found {limit - 4} tokens, expected fewer than"):
         data.cut_all([short, long], ["p0", "p1"], short.prompt_length, "r.parquet")
+
+
+def test_the_end_token_may_be_left_untrained(tokenizer, references_path, annotations_path):
+    whole = data.prepare_examples(RUN, tokenizer, references_path, annotations_path, 64)
+    without = RUN | {"training": RUN["training"] | {"train_end": False}}
+    found = data.prepare_examples(without, tokenizer, references_path, annotations_path, 64)
+    assert [row["input_ids"] for row in found.rows] == [row["input_ids"][:-1] for row in whole.rows]
+    assert [row["roles"] for row in found.rows] == [row["roles"][:-1] for row in whole.rows]
+    assert all(row["input_ids"][-1] == tokenizer.eos_token_id for row in whole.rows)
+    # An answer that is cut has no end to be left out.
+    first = whole.rows[0]
+    limit = max(row["prompt_length"] for row in whole.rows) + 1
+    short = data.prepare_examples(without, tokenizer, references_path, annotations_path, limit).rows[0]
+    assert short["input_ids"] == first["input_ids"][:limit] and short["input_ids"]

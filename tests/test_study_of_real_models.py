@@ -138,6 +138,10 @@ def test_a_folder_is_fetched_by_what_decides_it():
         ({"models/Large-14B/compute/micro_batch_size": 3}, "Large-14B.compute: found 12 answers at once, .* = 32"),
         ({"models/Large-14B/compute/attention": "flash"}, "compute.attention: found 'flash', .*flash_attention_2'"),
         ({"models/Large-14B/compute/evaluation_gpus": 2}, "evaluation_gpus: found 2, expected 1 with backend hf"),
+        (
+            {"models/Small-0.6B/compute": {"attention": "flash_attention_2"}},
+            "attention: .*expected sdpa or eager with pre",
+        ),
         ({"models/Large-14B/compute/processess": 2}, "Large-14B.compute: found 'processess', .*mean 'processes'"),
         ({"data/sources": [{"fil": "a"}]}, r"data.sources.0: found 'fil', expected one of file, hub.*mean 'file'"),
         ({"data/sources": [{"file": "a", "hub": "b"}]}, r"data.sources.0: found file 'a' and hub 'b', expected one"),

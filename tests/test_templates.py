@@ -76,6 +76,9 @@ ANSWERS = {
     "white space at the edges": "  \t12 of them. \n\n",
     "Unicode": "Né à Köln: 数学は楽しい, 🙂👩‍👩‍👧 and ½·π ≈ 1.5708…",
     "code": "```python\ndef add(a, b):\n    return a + b\n```\n\n\n\tdone",
+    "one character": "h",
+    "a line break first": "\n12",
+    "line breaks alone before a word": "\n \n\nSo 12",
     "words of the template": "assistant user think <think",
     "almost a special token": "<|im_end> <|eot|> <| im_end |> |>",
 }
@@ -147,7 +150,9 @@ def test_spans_cover_the_answer_in_order_and_nothing_of_the_template(
     assert spans == sorted(spans)
     covered = {place for start, end in spans for place in range(start, end)}
     assert covered >= {place for place, character in enumerate(answer) if not character.isspace()}
+    # The first line break of an answer joins those of a think block.
     beside = len(tokenizer(THINK.get(family, ""), add_special_tokens=False)["input_ids"])
+    beside -= family in THINK and answer.startswith("\n")
     for token, (start, end) in list(zip(targets, spans, strict=True))[beside:]:
         text = tokenizer.decode([token])
         assert "\ufffd" in text or end > start and text.endswith(answer[start:end])
@@ -177,3 +182,9 @@ def test_fetch_takes_each_template_with_its_end_token(
     foreign = model.model_copy(update={"end_token": "<b>"})
     with pytest.raises(InputError, match="end_token: found '<b>', expected a token of the vocabulary"):
         fetch.prepare_tokenizer(foreign, tmp_path)
+
+
+def test_an_answer_with_the_end_token_in_it_is_refused(family: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    answer = f"It ends with {tokenizer.eos_token} and goes on."
+    with pytest.raises(InputError, match="found the end token .* in it, expected none"):
+        encode_all(tokenizer, ["How?"], [answer])
