@@ -450,7 +450,7 @@ def test_flash_attention_is_switched_on_after_the_head_is_fused(run_train, monke
         seen.append((name, model._head_is_fused, model.config._attn_implementation))
 
     monkeypatch.setattr(PreTrainedModel, "set_attn_implementation", switch)
-    run_train(compute='{"attention": "flash_attention_2"}', training={"epochs": 1})
+    run_train(compute='{"attention": "flash_attention_2", "precision": "bfloat16"}', training={"epochs": 1})
     assert seen == [("flash_attention_2", True, "sdpa")]
 
 
