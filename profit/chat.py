@@ -8,9 +8,10 @@ address, model, quota) would meet every question and is an InputError at once.
 
 The client library's own retries are off: its first delay is fixed, and it gives up on a Retry-After above two minutes.
 An endpoint that rejects `response_format` is asked without it from then on. The key is sent in the header alone; it is
-cut out of every text that comes back, since endpoints quote it in errors.
+cut out of every text that comes back, since endpoints quote it in errors. A placeholder for endpoints that need no key
+("EMPTY", "none") is no secret, and may be a word of an answer: one shorter than SECRET stays.
 
-No command: used by profit.judge.
+No command: used by profit.asking.
 """
 
 import email.utils
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 PASSING = (408, 409, 429)
 OF_THE_QUESTION = (400, 413, 422)
 LONGEST_BACKOFF, LONGEST_WAIT = 60.0, 600.0
+SECRET = 8
 # What endpoints name when they know no structured output.
 STRUCTURE = ("response_format", "json_schema", "structured output", "guided")
 
@@ -47,13 +49,17 @@ class Unanswered(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """Text of a reply ("" if there is none), why it ended, its tokens as the endpoint counts them, and retries."""
+    """Text of a reply ("" if there is none), why it ended, its tokens as the endpoint counts them, and retries.
+
+    quoted: the key stood in the text.
+    """
 
     text: str
     finish: str
     prompt_tokens: int
     answer_tokens: int
     retries: int
+    quoted: bool = False
 
 
 @dataclass
@@ -84,15 +90,15 @@ class Endpoint:
 
     def clean(self, text: str) -> str:
         """`text` without the key."""
-        return text.replace(self.key, "[key]")
+        return text.replace(self.key, "[key]") if len(self.key) >= SECRET else text
 
 
-def send(endpoint: Endpoint, messages: list[dict[str, str]], schema: dict[str, Any]) -> Reply:
-    """Ask once, with retries, for an answer that follows a JSON schema.
+def send(endpoint: Endpoint, messages: list[dict[str, str]], schema: dict[str, Any] | None = None) -> Reply:
+    """Ask once, with retries.
 
     Args:
         messages: of the chat, each with role and content.
-        schema: of the answer, as `response_format` wants it: name, schema, strict.
+        schema: of a JSON answer, as `response_format` wants it (name, schema, strict); None: the answer is plain text.
 
     Raises:
         Unanswered: refused for what this question is, or still failing after `endpoint.retries` retries.
@@ -103,7 +109,7 @@ def send(endpoint: Endpoint, messages: list[dict[str, str]], schema: dict[str, A
     while True:
         if endpoint.stop.is_set():
             raise CancelledError
-        structured = endpoint.structured
+        structured = schema is not None and endpoint.structured
         form = {"response_format": {"type": "json_schema", "json_schema": schema}} if structured else {}
         create = endpoint.client.chat.completions.with_raw_response.create
         wait = 0.0
@@ -177,7 +183,9 @@ def read(endpoint: Endpoint, body: str, retries: int) -> Reply:
     usage = content.get("usage")
     counts = usage if isinstance(usage, dict) else {}
     tokens = [counts.get(name) for name in ("prompt_tokens", "completion_tokens")]
+    text = text if isinstance(text, str) else ""
     return Reply(
-        endpoint.clean(text) if isinstance(text, str) else "", endpoint.clean(str(finish)),
+        endpoint.clean(text), endpoint.clean(str(finish)),
         *(count if isinstance(count, int) and count >= 0 else 0 for count in tokens), retries,
+        quoted=endpoint.clean(text) != text,
     )  # fmt: skip
