@@ -196,7 +196,7 @@ def task_files(names):
 
 def correlation_settings(wildcards):
     """Whose scores and labels are compared, and how often prompts are resampled."""
-    settings = study.analysis.model_dump(exclude={"annotators"})
+    settings = study.analysis.model_dump(exclude={"annotators", "judge"})
     return canonical_json({"model": wildcards.model, "annotator": wildcards.annotator, **settings})
 
 
