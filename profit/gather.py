@@ -219,16 +219,19 @@ def gather_correlation(
     }
 
 
-def gather_agreement(results: Path, annotators: Sequence[str]) -> pd.DataFrame:
+def gather_agreement(results: Path, annotators: Sequence[str], world: str) -> pd.DataFrame:
     """Table agreement: one row a part of the labels of two annotators, with bootstrap intervals over prompts."""
     path = results / "agreement" / "references.json"
+    provenance(path, world)
     content = read_json(path)
     if [content.get("first"), content.get("second")] != list(annotators):
         found = f"{content.get('first')!r} and {content.get('second')!r}"
         raise InputError(f"{path}, keys first and second: found {found}, expected {' and '.join(annotators)}")
     rows = []
     for part in ("all", "core_and_replaceable"):
-        row = {key: content[key] for key in ("first", "second", "unit", "answers")} | {"part": part}
+        counts = ("answers", "answers_of_first_alone", "answers_of_second_alone")
+        row = {key: content[key] for key in ("first", "second", "unit", *counts)} | {"part": part}
+        row |= {key: content[part][key] for key in ("units", "prompts")}
         for name in ("accuracy", "kappa"):
             values = content[part][name]
             row |= {name: values["value"], f"{name}_low": values["low"], f"{name}_high": values["high"]}

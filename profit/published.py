@@ -1,11 +1,11 @@
 """The paper's numbers beside this study's: table `published`, one row a published value and what of ours it meets.
 
-`ours` is filled where this study measured the same: a model of the paper's name, the method by its settings (METHODS),
-the benchmark by its name, an average over the same benchmarks; then `difference` is ours - published, with the t
-interval of ours shifted by the published number (the paper reports none of its own). Some quantities mean the same on
-any model: Figure 3's means and p, how three references change Figure 2, how many thresholds of Figure 4 beat SFT, by
-how much ProFit's first epoch beats SFT's best (Figure 6), and the mean difference of ProFit to SFT in a table. There
-ours stand beside with their model and no difference. Everywhere else `ours` is empty.
+`ours` is filled where this study measured the same: a model of the paper's name, the method by its settings and epochs
+(METHODS), the benchmark by its name, an average over the same benchmarks; the data are the study's own affair. Then
+`difference` is ours - published, with the t interval of ours shifted by the published number (the paper reports none).
+Some quantities mean the same on any model: Figure 3's means and p, how three references change Figure 2, how many
+thresholds of Figure 4 beat SFT, by how much ProFit's first epoch beats SFT's best (Figure 6), and the mean difference
+of ProFit to SFT in a table. There ours stand beside with their model and no difference. Elsewhere `ours` is empty.
 
 No command: written by `profit.tabulate`.
 """
@@ -23,7 +23,7 @@ from profit.published_figures import epochs, probabilities, several_references, 
 TABLES = ("table1", "table2", "table3")
 # By which settings a method is the paper's. Entropy's share is that of the rule of 80/20 which the paper cites, tau
 # that of the authors' script: the paper states neither.
-PLAIN = {"tuning": "full", "references": 1, "normaliser": "all"}
+PLAIN = {"tuning": "full", "references": 1, "normaliser": "all", "epochs": 1}
 METHODS = {
     "vanilla": {"objective": "vanilla"},
     "sft": {"objective": "sft", **PLAIN},
@@ -65,9 +65,30 @@ def load(folder: Path, name: str) -> pd.DataFrame:
     return pd.read_csv(path)
 
 
+def printed(folder: Path) -> pd.DataFrame:
+    """Tables 1 to 3 with the column `source`."""
+    return pd.concat([load(folder, name).assign(source=name) for name in TABLES], ignore_index=True)
+
+
+def printed_cells(paper: pd.DataFrame, model: str, names: list[str]) -> pd.DataFrame:
+    """Published accuracies of a model by benchmark and method: of the table that shares most benchmarks with `names`.
+
+    Its average only if it is one over the same benchmarks. Empty where the paper has none of them.
+    """
+    own = paper[(paper["model"] == model) & (paper["benchmark"] != "difference_vs_vanilla")]
+    ours = set(names) - set(tables.MEANS)
+    shared = own[own["benchmark"].isin(ours)].groupby("source")["benchmark"].nunique()
+    if shared.empty:
+        return pd.DataFrame()
+    own = own[own["source"] == shared.idxmax()]
+    cells = own.pivot(index="benchmark", columns="method", values="accuracy")[list(dict.fromkeys(own["method"]))]
+    return cells if set(cells.index) - {"average"} == ours else cells.drop(index="average")
+
+
 def title(table: str) -> str:
     """Name of a table or figure as printed: table1 is Table 1."""
-    return re.sub(r"^(table|figure)(\d+)$", r"\1 \2", table).capitalize().replace("_", " ")
+    found = re.fullmatch(r"(table|figure|abstract)(\d*)", table)
+    return f"{found[1].capitalize()} {found[2]}".strip() if found else table.replace("_", " ")
 
 
 def beside(found: dict[str, pd.DataFrame], folder: Path) -> pd.DataFrame:
@@ -78,10 +99,10 @@ def beside(found: dict[str, pd.DataFrame], folder: Path) -> pd.DataFrame:
     runs, main = found["runs"], found["main"]
     pairs = [(model, name) for model in tables.models(runs) for name in METHODS]
     methods = {pair: method for pair in pairs if (method := ours_of(runs, *pair))}
+    alike = {model: ours_of(runs, model, "profit", ("epochs",)) for model in tables.models(runs)}
     rows: list[Row] = []
-    for source in TABLES:
-        cells = load(folder, source)
-        rows += [*table_rows(source, cells, main, methods), *mean_gain(source, cells, main, methods)]
+    for source, cells in printed(folder).groupby("source"):
+        rows += [*table_rows(source, cells, main, methods), *mean_gain(source, cells, main, methods, alike)]
     accuracies = tables.accuracies(found["evaluations"], tables.with_kinds(runs), main)
     ours = {
         "abstract": range_of_gains(load(folder, "table1"), main, methods),
@@ -121,11 +142,11 @@ def stated(figures: pd.DataFrame) -> list[Row]:
     return found
 
 
-def ours_of(runs: pd.DataFrame, model: str, name: str) -> str | None:
-    """The first method of the main comparison of `model` that has the settings of the paper's method `name`."""
+def ours_of(runs: pd.DataFrame, model: str, name: str, but: tuple[str, ...] = ()) -> str | None:
+    """The first method of the main comparison of `model` that has the settings, `but` some, of the paper's `name`."""
     own = runs[(runs["model"] == model) & (runs["group"] == "main")]
     for key, value in METHODS[name].items():
-        own = own[own[key] == value]
+        own = own if key in but else own[own[key] == value]
     return None if own.empty else str(own["method"].iloc[0])
 
 
@@ -180,7 +201,13 @@ def gain(cell: pd.Series | None) -> Row | None:
     return who | {"ours": ours, "low": low, "high": high, "seeds": cell["difference_seeds"]}
 
 
-def mean_gain(source: str, cells: pd.DataFrame, main: pd.DataFrame, methods: dict[tuple[str, str], str]) -> list[Row]:
+def mean_gain(
+    source: str,
+    cells: pd.DataFrame,
+    main: pd.DataFrame,
+    methods: dict[tuple[str, str], str],
+    alike: dict[str, str | None],
+) -> list[Row]:
     """ProFit's average - SFT's, mean over the models of a printed table, and ours on the same or on other models."""
     average = cells[cells["benchmark"] == "average"].pivot(index="model", columns="method", values="accuracy")
     row = {"source": source, "model": f"{len(average)} models", "method": "profit", "quantity": "average_vs_sft"}
@@ -191,7 +218,7 @@ def mean_gain(source: str, cells: pd.DataFrame, main: pd.DataFrame, methods: dic
         mean = sum(own["ours"] for own in same) / len(same)
         return [row | {"ours_model": row["model"], "ours_of": same[0]["ours_of"], "ours": mean}]
     own = main[(main["table"] == source) & (main["benchmark"] == "average") & ~main["model"].isin(average.index)]
-    own = own[[methods.get((cell["model"], "profit")) == cell["method"] for _, cell in own.iterrows()]]
+    own = own[own["method"] == own["model"].map(alike)]
     return [row | ours for _, cell in own.iterrows() if (ours := gain(cell))] or [row]
 
 

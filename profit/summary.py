@@ -110,12 +110,13 @@ def agreement_line(agreement: pd.DataFrame) -> str:
 
 
 def published_numbers(published: pd.DataFrame) -> str:
-    """Table published as Markdown: each printed table with a measured cell, then the other values, then the rest."""
+    """Table published as Markdown: the printed models with a measured cell, then the other values, then the rest."""
     lines, cells = [], published["source"].isin(TABLES) & (published["relation"] == "=")
     measured = published["ours"].notna()
     for source in dict.fromkeys(published.loc[cells & measured, "source"]):
         lines += [f"**{title(source)}**: published / ours, in per cent", ""]
-        lines += [*cell_lines(published[cells & (published["source"] == source)]), ""]
+        own = published[cells & (published["source"] == source)]
+        lines += [*cell_lines(own[own["model"].isin(own.loc[own["ours"].notna(), "model"])]), ""]
     others = published[~cells & published["source"].isin(published.loc[~cells & measured, "source"])]
     # Where the paper's own model was measured, the other models stand in the table alone.
     own = others["model"] == others["ours_model"]

@@ -32,6 +32,7 @@ from profit.study import load_study
 log = logging.getLogger(__name__)
 
 LEARNT = "same_length"
+OPTIONAL = ("overfit", "correlation", "threshold_loss", "densities", "coloured", "agreement")
 KEYS = ["table", "model", "method", "benchmark"]
 DIFFERENCES = [
     "difference_vs_sft",
@@ -93,7 +94,7 @@ def tabulate(results: Path, paper: Path, study: dict[str, Any]) -> dict[str, pd.
         tables |= gather.gather_correlation(results, models, annotators, world)
         tables["coloured"] = coloured.typical_answer(results, models, annotators[0])
     if len(annotators) > 1 and "truth" not in annotators:
-        tables["agreement"] = gather.gather_agreement(results, annotators[:2])
+        tables["agreement"] = gather.gather_agreement(results, annotators[:2], world)
     tables["published"] = published.beside(tables, paper)
     named = {name: frame.assign(study=study["name"]) for name, frame in tables.items()}
     return {name: frame[["study", *frame.columns.drop("study")]] for name, frame in named.items()}
@@ -194,8 +195,11 @@ def write_tables(folder: Path, tables: dict[str, pd.DataFrame]) -> None:
 
 
 def write_all(folder: Path, name: str, tables: dict[str, pd.DataFrame]) -> None:
-    """Write the tables of study `name`, and what a person reads first as Markdown."""
+    """Write the tables of study `name`, and what a person reads first as Markdown; no table of an older form stays."""
     write_tables(folder, tables)
+    for lacking in set(OPTIONAL) - set(tables):
+        for kind in ("csv", "parquet"):
+            (folder / f"{lacking}.{kind}").unlink(missing_ok=True)
     write_text(folder / "table1_main.md", summary.main_tables(tables["main"]))
     write_text(folder / "published.md", summary.published_numbers(tables["published"]))
     write_text(folder / "summary.md", summary.whole(name, tables))

@@ -174,7 +174,7 @@ def write_evaluation(
 ) -> None:
     summary, samples = {}, []
     for name in benchmarks:
-        chance = LEVEL.get(name, 0.6) + GAIN[run["objective"]["name"]]
+        chance = LEVEL.get(name, 0.6) + GAIN.get(run["objective"]["name"], 0.04)
         chance -= 0.3 if run["objective"].get("direction") == "lower" else 0
         chance = min(0.98, max(0.02, chance + 0.03 * rng.normal()))
         correct = rng.random(2 * questions) < chance
@@ -260,4 +260,5 @@ def make_agreement(first: str, second: str) -> dict[str, Any]:
 
     parts = {"all": ("accuracy", 0.9, "kappa", 0.7), "core_and_replaceable": ("accuracy", 0.85, "kappa", 0.65)}
     found = {part: {a: ratio(x), b: ratio(y), "units": 600, "prompts": 30} for part, (a, x, b, y) in parts.items()}
-    return {"first": first, "second": second, "unit": "word", "answers": 30, "confusion": {}, **found}
+    counts = {"unit": "word", "answers": 30, "answers_of_first_alone": 2, "answers_of_second_alone": 0}
+    return {"first": first, "second": second, **counts, **found, "confusion": {}, "provenance": provenance()}

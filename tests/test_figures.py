@@ -354,3 +354,16 @@ def test_only_the_module_of_the_figure_is_imported(folder: Path, tmp_path: Path)
     ]
     assert figures == ["profit.figures.fig5_lora_rank"]
     assert not {"matplotlib.pyplot", "torch", "transformers"} & set(loaded)
+
+
+def test_figure_2_without_a_table_of_overfit(folder: Path, tmp_path: Path) -> None:
+    for path in folder.glob("*.parquet"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "overfit.parquet").unlink()
+    figure = lay_out("fig2_multi_reference", tmp_path)
+    check_texts(figure)
+    assert [axes.get_title("left") for axes in figure.axes] == [
+        "Accuracy by benchmark, this study",
+        "Published, Qwen3-4B-Base",
+    ]
+    assert "Overfit" not in words(figure) and figure.axes[0].get_xlim() == figure.axes[1].get_xlim()

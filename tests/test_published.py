@@ -135,7 +135,8 @@ def test_methods_are_known_by_their_settings(paper: dict[str, pd.DataFrame]) -> 
     assert published.ours_of(runs, model, "profit") == "profit"
     first = runs[runs["method"] == "profit_0.5"]
     assert published.ours_of(pd.concat([first, runs]), model, "profit") == "profit"
-    for column, value in (("tau", 0.2), ("normaliser", "kept"), ("tuning", "lora"), ("references", 3)):
+    assert published.ours_of(runs.assign(epochs=3), model, "profit", ("epochs",)) == "profit"
+    for column, value in (("tau", 0.2), ("epochs", 3), ("normaliser", "kept"), ("tuning", "lora"), ("references", 3)):
         other = runs.assign(**{column: runs[column].where(runs["method"] != "profit", value)})
         assert published.ours_of(other, model, "profit") is None
     assert published.ours_of(runs.assign(share=0.5), model, "entropy") is None
@@ -203,6 +204,10 @@ def test_markdown(mini: dict[str, pd.DataFrame], paper: dict[str, pd.DataFrame])
     found = row(paper["published"], "table1", "Qwen3-4B-Base", "profit", "gsm8k")
     assert f"87.55 / {found['ours']:.1f} ± {found['high'] - found['ours']:.1f}" in text
     assert "| OLMo-2-7B | dft | 12.31 / – | 76.09 / – |" in text
+    assert "| Qwen3-14B-Base | sft |" in text
+    fewer = paper["published"]
+    fewer = fewer.assign(ours=fewer["ours"].where(fewer["ours_model"] != "Qwen3-14B-Base"))
+    assert "| Qwen3-14B-Base | sft |" not in summary.published_numbers(fewer)
     text = summary.published_numbers(mini["published"])
     assert "Nothing measured here of: Table 2, Table 3, Abstract, Figure 7, Figure 9, Figure 10" in text
     assert "gsm8k" not in text and "| Figure 3, Qwen3-4B-Base | probability core mean | 0.768 |" in text

@@ -151,7 +151,7 @@ def test_agreement_of_two_annotators(paper: Path, small: Path) -> None:
     path = small / "agreement" / "references.json"
     write_json(path, made.make_agreement("llm", "agreement"))
     with pytest.raises(InputError, match="found 'llm' and 'agreement', expected agreement and llm"):
-        gather.gather_agreement(small, ["agreement", "llm"])
+        gather.gather_agreement(small, ["agreement", "llm"], made.WORLD)
 
 
 def test_a_study_without_annotators_has_no_tables_of_labels(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from profit.figures import style, tables
 from profit.figures.tables import PAPER_MODEL, STANDS_FOR
-from profit.published import TABLES, load
+from profit.published import load, printed, printed_cells
 
 SHOWN = ["vanilla", "sft", "sft_multi", "profit"]
 PARTS = ["core", "replaceable"]
@@ -25,47 +25,57 @@ WIDTH = 0.2
 
 
 def draw(folder: Path, published: Path) -> Figure:
-    """Draw from tables runs, evaluations, main and overfit, and the paper's Tables 1 to 3 and Figure 2."""
-    accuracies = tables.load_accuracies(folder)
-    overfit = tables.load(folder, "overfit", [*tables.RUN_KEYS, "references", "budget", "part", "overfit"])
-    paper, seeds, measured = paper_bars(published), [], []
-    models = [model for model in tables.models(accuracies) if model in set(overfit["model"])]
+    """Draw from tables runs, evaluations and main, overfit where there is one, and the paper's tables and Figure 2."""
+    accuracies, overfit = tables.load_accuracies(folder), load_overfit(folder)
+    paper, seeds, measured = printed(published), list[int](), list[int]()
+    several = load(published, "figures").query("source == 'figure2' and method == 'sft_3ref'")
+    found = set(overfit["model"]) | set(accuracies.loc[accuracies["kind"] == "sft_multi", "model"])
+    models = [model for model in tables.models(accuracies) if model in found]
     named = {model: model if model in set(paper["model"]) else PAPER_MODEL for model in models}
 
     def block(figure: Figure | SubFigure, model: str) -> None:
         own, parts = accuracies[accuracies["model"] == model], overfit[overfit["model"] == model]
-        shown = [part for part in PARTS if part in set(parts["part"])] or ["all"]
-        mosaic = figure.subplot_mosaic(
-            [["ours", shown[0]], ["paper", shown[-1]]], width_ratios=[2.3, 1], height_ratios=[1.25, 1]
-        )
-        seeds.extend(draw_ours(mosaic["ours"], tables.main_methods(own)))
-        labelled = mosaic["ours"].get_legend_handles_labels()
-        draw_paper(mosaic["paper"], paper[paper["model"] == named[model]], tables.benchmarks(own), labelled[1])
-        mosaic["paper"].set_title(f"Published, {named[model]}", loc="left")
+        shown = [part for part in PARTS if part in set(parts["part"])] or ["all"] * (len(parts) > 0)
+        rows = [["ours", *shown[:1]], ["paper", *shown[-1:]]]
+        widths = [2.3, 1] if shown else [1]
+        axes = figure.subplot_mosaic(rows, width_ratios=widths, height_ratios=[1.25, 1])
+        seeds.extend(draw_ours(axes["ours"], tables.main_methods(own)))
+        labelled = axes["ours"].get_legend_handles_labels()
+        theirs = [STANDS_FOR.get(name, name) for name in tables.benchmarks(own)]
+        cells = printed_cells(paper, named[model], theirs)
+        if named[model] == PAPER_MODEL:
+            cells["sft_multi"] = several.set_index("quantity")["value"]
+        draw_paper(axes["paper"], cells.reindex(theirs), labelled[1])
+        axes["paper"].set_title(f"Published, {named[model]}", loc="left")
+        axes["paper"].set_xlim(axes["ours"].get_xlim())
         for part in shown:
-            measured.extend(draw_overfit(mosaic[part], parts, part))
-        handles = [*labelled[0], *mosaic["paper"].get_legend_handles_labels()[0]]
+            measured.extend(draw_overfit(axes[part], parts, part))
+        handles = [*labelled[0], *axes["paper"].get_legend_handles_labels()[0]]
         figure.legend(handles=handles, loc="outside upper left", ncols=len(SHOWN))
-        figure.legend(*mosaic[shown[0]].get_legend_handles_labels(), loc="outside upper right", ncols=2)
-        mosaic[shown[-1]].set_xlabel("references a prompt, K")
+        if shown:
+            figure.legend(*axes[shown[0]].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+            axes[shown[-1]].set_xlabel("references a prompt, K")
 
     figure = style.stack(models, style.PAGE, 3.7, block, named=accuracies["model"].nunique() > 1)
-    foreign = any(model != name for model, name in named.items())
+    foreign = " Its model is not ours." if set(named) != set(named.values()) else ""
+    if set(accuracies["benchmark"]) & set(STANDS_FOR):
+        foreign = " Its benchmarks and model are not ours: each stands below the benchmark that takes its place."
+    said = f" Overfit: {style.seeds_note(measured)}." if measured else ""
     style.footnote(
         figure,
-        f"Accuracy: {style.seeds_note(seeds)}; dots are seeds. Overfit: {style.seeds_note(measured)}.",
+        f"Accuracy: {style.seeds_note(seeds)}; dots are seeds.{said}",
         "Paper: one checkpoint each; 3 references: §3.2 states GPQA-D alone, of a model that it does not name."
-        + " Its benchmarks and model are not ours: each stands below the benchmark that takes its place." * foreign,
+        + foreign,
     )
     return figure
 
 
-def paper_bars(published: Path) -> pd.DataFrame:
-    """Published accuracies by model, method (SFT on several references: sft_multi) and benchmark."""
-    printed = pd.concat([load(published, name) for name in TABLES])
-    several = load(published, "figures").query("source == 'figure2' and method == 'sft_3ref'")
-    several = several.rename(columns={"quantity": "benchmark", "value": "accuracy"})
-    return pd.concat([printed, several.assign(model=PAPER_MODEL, method="sft_multi")])
+def load_overfit(folder: Path) -> pd.DataFrame:
+    """Table overfit; no rows where the study has none."""
+    columns = [*tables.RUN_KEYS, "references", "budget", "part", "overfit"]
+    if not (folder / "overfit.parquet").is_file():
+        return pd.DataFrame(columns=columns)
+    return tables.load(folder, "overfit", columns)
 
 
 def draw_ours(axes: Axes, accuracies: pd.DataFrame) -> list[int]:
@@ -90,18 +100,17 @@ def draw_ours(axes: Axes, accuracies: pd.DataFrame) -> list[int]:
     return counts
 
 
-def draw_paper(axes: Axes, paper: pd.DataFrame, names: list[str], labelled: list[str]) -> None:
-    """Hollow bars of the paper's numbers, each benchmark below the one whose place it takes; labels that ours lack."""
-    theirs = [STANDS_FOR.get(name, name) for name in names]
+def draw_paper(axes: Axes, cells: pd.DataFrame, labelled: list[str]) -> None:
+    """Hollow bars of the paper's accuracies, benchmark by method, with the labels that are not `labelled` yet."""
     for place, kind in enumerate(SHOWN):
-        own = paper[paper["method"] == kind].drop_duplicates("benchmark")
-        values = own.set_index("benchmark")["accuracy"].reindex(theirs)
-        centres = np.arange(len(theirs)) + WIDTH * (place - 1.5)
+        values = cells.get(kind, pd.Series(np.nan, index=cells.index))
+        centres = np.arange(len(cells)) + WIDTH * (place - 1.5)
         label = style.LABELS[kind].format(references=3)
-        look = {"edgecolor": style.colour(kind), "label": f"_{label}" if label in labelled or own.empty else label}
+        unseen = label in labelled or values.isna().all()
+        look = {"edgecolor": style.colour(kind), "label": f"_{label}" if unseen else label}
         axes.bar(centres, values, WIDTH * 0.8, fill=False, linewidth=1.1, **look)
     axes.set_ylim(0, 105)
-    axes.set_xticks(range(len(theirs)), [style.columned(name) for name in theirs])
+    axes.set_xticks(range(len(cells)), [style.columned(name) for name in cells.index])
     axes.set_ylabel("accuracy (%)")
 
 

@@ -45,7 +45,7 @@ def draw(folder: Path, published: Path) -> Figure:
         axes.set_xlabel("LoRA rank (log scale)")
         axes.set_ylabel("average accuracy (%)")
         axes.set_title("Average accuracy by LoRA rank", loc="left")
-        figure.legend(loc="outside upper center", ncols=3)
+        figure.legend(loc="outside upper center", ncols=3, handlelength=2.6)
 
     models = tables.swept_models(accuracies, "lora_rank")
     figure = style.stack(models, style.COLUMN, 2.9, block, named=accuracies["model"].nunique() > 1)

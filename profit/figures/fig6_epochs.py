@@ -53,7 +53,7 @@ def draw(folder: Path, published: Path) -> Figure:
         for row in range(rows):
             panels[row * COLUMNS].set_ylabel("accuracy (%)")
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 5))
+        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 5), handlelength=2.6)
 
     found = accuracies[accuracies["checkpoint"] != "final"]
     figure = style.stack(tables.models(found), style.PAGE, 3.5, block, named=accuracies["model"].nunique() > 1)

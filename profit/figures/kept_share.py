@@ -45,7 +45,8 @@ def draw(folder: Path, published: Path) -> Figure:
         panels[0].set_ylim(0, 102)
         panels[0].set_ylabel("tokens kept (%)")
         handles, names = panels[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper center", ncols=min(len(names), 5 if len(shown) > 1 else 3))
+        columns = min(len(names), 5 if len(shown) > 1 else 2)
+        figure.legend(handles, names, loc="outside upper center", ncols=columns, handlelength=2.6)
 
     models = [model for model in tables.models(runs) if model in set(steps["model"])]
     figure = style.stack(

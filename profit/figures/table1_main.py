@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from profit.figures import style, tables
 from profit.figures.tables import PAPER_MODEL, STANDS_FOR
-from profit.published import METHODS, SUMS, TABLES, load, ours_of, title
+from profit.published import METHODS, TABLES, ours_of, printed, printed_cells, title
 
 COLUMNS = ["mean", "low", "high", "seeds", "difference_vs_sft", "difference_low", "difference_high"]
 ROW, PAPER_ROW, NOTE = 0.22, 0.17, 0.125  # inches
@@ -33,7 +33,7 @@ def draw(folder: Path, published: Path) -> Figure:
     settings = tables.load(
         folder, "runs", ["group", "model", "method", *{key: 0 for each in METHODS.values() for key in each}]
     )
-    paper = pd.concat([load(published, name).assign(source=name) for name in TABLES])
+    paper = printed(published)
     foreign = not set(main["model"]) & set(paper["model"])
     several, lines = main["table"].nunique() > 1 or main["model"].nunique() > 1, list[Line]()
     widest = max(len(columns_of(own)) for _, own in main.groupby("table"))
@@ -43,9 +43,9 @@ def draw(folder: Path, published: Path) -> Figure:
         lines += header(str(table) if main["table"].nunique() > 1 else "", names, width)
         for model, rows in own.groupby("model", sort=False):
             lines += model_name(str(model)) if several else []
-            printed = printed_cells(paper, str(model), names)
-            matched = {ours_of(settings, str(model), name): name for name in printed.columns}
-            lines += model_lines(rows, names, printed, matched)
+            cells = printed_cells(paper, str(model), names)
+            matched = {ours_of(settings, str(model), name): name for name in cells.columns}
+            lines += model_lines(rows, names, cells, matched)
         lines += [rule(width, 0.8)]
         if foreign and table == TABLES[0]:
             lines.pop()
@@ -88,33 +88,19 @@ def footnote(width: float, foreign: bool, learnt: bool) -> list[str]:
     )
     if foreign:
         means = "mean kept and Δ" if learnt else "Δ"
-        text += f"{PAPER_MODEL}, one checkpoint each, {means} computed; "
-        text += "each of its benchmarks stands below ours in its place."
+        text += f"{PAPER_MODEL}, one checkpoint each, {means} computed"
+        text += "; each of its benchmarks stands below ours in its place." if learnt else "."
     else:
-        text += "the same model, method and benchmark, one checkpoint each, Δ computed."
+        text += "the same model and benchmarks, one checkpoint each, Δ computed; "
+        text += "below ours where the method's settings and epochs are the paper's."
     return wrap(text, int(style.CHARACTERS * width))
 
 
 def columns_of(main: pd.DataFrame) -> list[str]:
-    """Columns in print: what was learnt, the other benchmarks, the mean of those, the mean of all."""
+    """Columns in print: what was learnt, the other benchmarks, the mean of those, the mean of all (of several)."""
     found = list(dict.fromkeys(main["benchmark"]))
     single = [name for name in found if name not in tables.MEANS]
-    return [*single, *[name for name in ("kept", "average") if name in found]]
-
-
-def printed_cells(paper: pd.DataFrame, model: str, names: list[str]) -> pd.DataFrame:
-    """Published accuracies of a model by benchmark and method: of the table that shares most benchmarks with `names`.
-
-    Its average only if it is one over the same benchmarks. Empty where the paper has none of them.
-    """
-    own = paper[(paper["model"] == model) & ~paper["benchmark"].isin(SUMS[1:])]
-    ours = set(names) - set(tables.MEANS)
-    shared = own[own["benchmark"].isin(ours)].groupby("source")["benchmark"].nunique()
-    if shared.empty:
-        return pd.DataFrame()
-    own = own[own["source"] == shared.idxmax()]
-    cells = own.pivot(index="benchmark", columns="method", values="accuracy")[list(dict.fromkeys(own["method"]))]
-    return cells if set(cells.index) - {"average"} == ours else cells.drop(index="average")
+    return [*single, *[name for name in ("kept", "average") if name in found and len(single) > 1]]
 
 
 def header(table: str, names: list[str], width: float) -> list[Line]:
@@ -132,7 +118,13 @@ def header(table: str, names: list[str], width: float) -> list[Line]:
         axes.text(NAME, y, "n", ha="center", va="center_baseline", fontstyle="italic")
         for place, text in enumerate(columns):
             axes.text(centre(place), y, text, ha="center", va="center_baseline", linespacing=1)
-        axes.text(difference_at(len(names)), y, "Δ average to SFT", ha="center", va="center_baseline")
+        axes.text(
+            difference_at(len(names)),
+            y,
+            "Δ average to SFT" if names[1:] else "Δ to SFT",
+            ha="center",
+            va="center_baseline",
+        )
 
     lines = [(1.4 * ROW, text_line(title(table), "bold"))] if table else []
     lines += [(0.8 * ROW, groups)] if "kept" in names else []
