@@ -33,9 +33,13 @@ def typical_answer(results: Path, models: Sequence[str], annotator: str) -> pd.D
     )
     keys, parts, chosen = ["prompt_id", "reference_id"], [], None
     for model in models:
-        columns = [*keys, "position", "token", "start", "end", "logprob"]
-        scores = read_parquet(results / "scores" / model / "base.parquet", columns)
+        path = results / "scores" / model / "base.parquet"
+        scores = read_parquet(path, [*keys, "position", "token", "start", "end", "logprob"])
         scores = scores.merge(spans[keys].drop_duplicates(), on=keys)
+        if chosen:
+            scores = scores[(scores[keys] == chosen).all(axis=1)]
+        if scores.empty:
+            raise InputError(f"{path}: found no score of {chosen or 'a labelled answer'}, expected some")
         scores["probability"] = np.minimum(np.exp(scores["logprob"].astype(float)), 1.0)
         scores["label"] = label_tokens(scores, spans, str(spans_path))
         chosen = chosen or list(most_typical(scores, keys))
@@ -63,11 +67,11 @@ def most_typical(scores: pd.DataFrame, keys: list[str]) -> tuple[Any, ...]:
 def with_text(tokens: pd.DataFrame, answer: str) -> pd.DataFrame:
     """Tokens as the answer spells them, and whether white space stands before each; the end token keeps its name.
 
-    A token of white space alone is printed as ↵ where it ends a line, else as ·.
+    A line break within a token is ↵, and so is a token of white space with one; of other white space it is ·.
     """
     starts, ends = tokens["start"].to_numpy(), tokens["end"].to_numpy()
     before = np.concatenate([[0], ends[:-1]])
     pieces = [answer[a:b] if a >= 0 else token for a, b, token in zip(starts, ends, tokens["token"], strict=True)]
-    texts = [piece.strip() or ("↵" if "\n" in piece else "·") for piece in pieces]
+    texts = [piece.strip().replace("\n", "↵") or ("↵" if "\n" in piece else "·") for piece in pieces]
     space = [a < 0 or answer[last:b][:1].isspace() for last, a, b in zip(before, starts, ends, strict=True)]
     return tokens.assign(token=texts, space_before=space)

@@ -250,6 +250,28 @@ def test_tokens_that_begin_with_their_space() -> None:
     found = coloured.with_text(tokens, "So 12.")
     assert list(found["token"]) == ["So", "12", ".", "<end>"]
     assert list(found["space_before"]) == [False, True, False, True]
+    tokens = pd.DataFrame(
+        {"token": [".Ċ", "ĊĊ", "xĊy", "Ġ"], "start": [0, 2, 4, 7], "end": [2, 4, 7, 8]},
+    )
+    assert list(coloured.with_text(tokens, ".\n\n\nx\ny ")["token"]) == [".", "↵", "x↵y", "·"]
+
+
+def test_the_typical_answer_is_one_that_a_page_holds_and_the_annotator_labelled(small: Path) -> None:
+    scores = pd.read_parquet(small / "scores" / "mini" / "base.parquet")
+    path = small / "annotations" / "references" / "truth.parquet"
+    spans = pd.read_parquet(path)
+    before = coloured.typical_answer(small, ["mini"], "truth")["prompt_id"].iloc[0]
+    write_parquet(path, spans[spans["prompt_id"] != before])
+    second = coloured.typical_answer(small, ["mini"], "truth")["prompt_id"].iloc[0]
+    assert second != before
+    write_parquet(path, spans)
+    more = scores[scores["prompt_id"] == before].tail(1)
+    longer = [more.assign(position=more["position"] + place) for place in range(1, coloured.LONGEST)]
+    write_parquet(small / "scores" / "mini" / "base.parquet", pd.concat([scores, *longer], ignore_index=True))
+    assert coloured.typical_answer(small, ["mini"], "truth")["prompt_id"].iloc[0] != before
+    write_parquet(small / "scores" / "other" / "base.parquet", scores[scores["prompt_id"] != second].head(50))
+    with pytest.raises(InputError, match="other/base.parquet: found no score of"):
+        coloured.typical_answer(small, ["mini", "other"], "truth")
 
 
 def test_markdown_names_intervals_and_single_seeds(whole: tuple[Path, dict[str, Any]], small: Path) -> None:
