@@ -13,6 +13,7 @@ power solves the noncentral t distribution of the one-sided test of profit.verdi
 No command: used by profit.claims.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,7 @@ from profit.verdicts import LEVEL
 
 POWER = 0.8
 MOST_SEEDS = 1000
+MOST_QUESTIONS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -77,16 +79,29 @@ def least_effect(variances: Variances, seeds: int, questions: int, level: float 
 
 def seeds_needed(variances: Variances, effect: float, questions: int, level: float = LEVEL) -> int | None:
     """Fewest seeds with which the test finds `effect` with probability POWER; None if MOST_SEEDS are too few."""
+    return _fewest(lambda seeds: _chance(variances, effect, seeds, questions, level), 2, MOST_SEEDS)
+
+
+def questions_needed(variances: Variances, effect: float, seeds: int, level: float = LEVEL) -> int | None:
+    """Fewest questions with which it does on `seeds` seeds; None if MOST_QUESTIONS are too few.
+
+    They are of the same kinds and in the same proportions as those that the variances come from.
+    """
+    return _fewest(lambda questions: _chance(variances, effect, seeds, questions, level), 1, MOST_QUESTIONS)
+
+
+def _chance(variances: Variances, effect: float, seeds: int, questions: int, level: float) -> float:
     if effect <= 0:
         raise ValueError(f"effect: found {effect}, expected more than 0")
+    return power(effect, variances.of_mean(seeds, questions) ** 0.5, seeds, level)
 
-    def enough(seeds: int) -> bool:
-        return power(effect, variances.of_mean(seeds, questions) ** 0.5, seeds, level) >= POWER
 
-    if not enough(MOST_SEEDS):
+def _fewest(chance: Callable[[int], float], least: int, most: int) -> int | None:
+    """The first number from `least` to `most` whose chance, which rises with it, is POWER; None if there is none."""
+    if chance(most) < POWER:
         return None
-    low, high = 1, MOST_SEEDS
+    low, high = least - 1, most
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
+        low, high = (low, middle) if chance(middle) >= POWER else (middle, high)
     return high

@@ -9,9 +9,11 @@ runs of the same seed, oriented so that above zero agrees with the paper. With S
     replicated       otherwise, and p < 0.05 after Holm's correction within the claim's family (Holm 1979)
     inconclusive     neither
 
-A claim in parts ("on each benchmark", "at every tau") is an intersection-union test (Berger 1982): its p is the
-largest of its parts', and one part below its smallest effect refutes it. Fewer than MINIMUM seeds are descriptive; a
-claim whose outcome the world's calibration fixes holds by construction; both have no p and count in no family.
+A claim in parts ("on each benchmark", "at every tau") is an intersection-union test (Berger 1982): its p, which enters
+Holm's correction, is the largest of its parts', and one part below its smallest effect refutes it. A claim that
+something is not worse by more than a margin (non-inferiority) takes the distance to the margin as its effect, and 0 as
+its smallest. Fewer than MINIMUM seeds are descriptive; a claim whose outcome the world's calibration fixes holds by
+construction; both have no p and count in no family.
 
 No command: used by profit.claims.
 """
@@ -22,7 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy.special import stdtr, stdtrit
 
 from profit.statistics import finite
 
@@ -35,7 +37,7 @@ VERDICTS = ("replicated", "not replicated", "inconclusive", "descriptive", "by c
 class Effect:
     """An effect with its two-sided 95 % interval, one-sided p and upper bound; `seeds` that it rests on.
 
-    Resampled effects (prompts instead of seeds) give the same numbers from their own distribution.
+    Where prompts are resampled `seeds` counts prompts.
     """
 
     mean: float
@@ -62,9 +64,23 @@ def effect(differences: ArrayLike) -> Effect:
     # Equal differences may differ in the last bit, which is no spread.
     if error <= 1e-12 * max(abs(mean), 1e-300):
         return Effect(mean, mean, mean, 0.0 if mean > 0 else 1.0, mean, size)
-    half = stats.t.ppf(1 - LEVEL / 2, size - 1) * error
-    upper = mean + stats.t.ppf(1 - LEVEL, size - 1) * error
-    return Effect(mean, mean - half, mean + half, float(stats.t.sf(mean / error, size - 1)), float(upper), size)
+    half = float(stdtrit(size - 1, 1 - LEVEL / 2)) * error
+    upper = mean + float(stdtrit(size - 1, 1 - LEVEL)) * error
+    return Effect(mean, mean - half, mean + half, float(stdtr(size - 1, -mean / error)), upper, size)
+
+
+def resampled(value: float, draws: ArrayLike, units: int) -> Effect:
+    """The effect `value` with the percentiles of its bootstrap draws, shape (resamples,); `units` were resampled.
+
+    p = (b + 1) / (resamples + 1), where b draws are not above 0 (Davison and Hinkley 1997, Ch. 4).
+
+    Raises:
+        ValueError: no draw, or a value or draw that is NaN or infinite.
+    """
+    found = finite(draws, "draws")
+    low, high, upper = np.quantile(found, [LEVEL / 2, 1 - LEVEL / 2, 1 - LEVEL]).tolist()
+    p = (int((found <= 0).sum()) + 1) / (found.size + 1)
+    return Effect(float(finite([value], "value")[0]), low, high, p, upper, units)
 
 
 @dataclass(frozen=True)
@@ -76,10 +92,9 @@ class Finding:
     family: str
     by_construction: bool = False
 
-    @property
-    def judged(self) -> bool:
-        """Whether it has a p: enough seeds in every part, and an outcome that the world leaves open."""
-        return not self.by_construction and min(part.seeds for part in self.parts) >= MINIMUM
+    def judged(self, minimum: int = MINIMUM) -> bool:
+        """Whether it has a p: `minimum` seeds in every part, and an outcome that the world leaves open."""
+        return not self.by_construction and min(part.seeds for part in self.parts) >= minimum
 
     @property
     def p(self) -> float:
@@ -92,20 +107,26 @@ class Finding:
         return any(part.upper < self.smallest for part in self.parts)
 
 
-def verdicts(claims: Mapping[str, Finding]) -> dict[str, str]:
-    """The verdict on each claim, p corrected within its family.
-
-    Raises:
-        ValueError: a claim without parts, or with a smallest effect that is not above zero.
-    """
-    for name, claim in claims.items():
-        if not claim.parts or not claim.smallest > 0:
-            found = f"{len(claim.parts)} parts, smallest effect {claim.smallest}"
-            raise ValueError(f"claim {name}: found {found}, expected at least one part and an effect above 0")
+def adjusted(claims: Mapping[str, Finding], minimum: int = MINIMUM) -> dict[str, float]:
+    """The p of each claim that is judged, corrected within its family."""
     corrected: dict[str, float] = {}
     for family in dict.fromkeys(claim.family for claim in claims.values()):
-        own = {name: claim.p for name, claim in claims.items() if claim.family == family and claim.judged}
+        own = {name: claim.p for name, claim in claims.items() if claim.family == family and claim.judged(minimum)}
         corrected |= dict(zip(own, holm(own.values()), strict=True))
+    return corrected
+
+
+def verdicts(claims: Mapping[str, Finding], minimum: int = MINIMUM) -> dict[str, str]:
+    """The verdict on each claim; with `minimum` seeds instead of MINIMUM it is for information.
+
+    Raises:
+        ValueError: a claim without parts, or with a smallest effect below zero.
+    """
+    for name, claim in claims.items():
+        if not claim.parts or not claim.smallest >= 0:
+            found = f"{len(claim.parts)} parts, smallest effect {claim.smallest}"
+            raise ValueError(f"claim {name}: found {found}, expected at least one part and an effect of at least 0")
+    corrected = adjusted(claims, minimum)
     return {name: _verdict(claim, corrected.get(name)) for name, claim in claims.items()}
 
 

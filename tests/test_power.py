@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from profit.power import MOST_SEEDS, Variances, least_effect, power, seeds_needed, split
+from profit.power import MOST_SEEDS, Variances, least_effect, power, questions_needed, seeds_needed, split
 
 
 def planted(rng, seeds, questions, seed, question, rest):
@@ -57,12 +57,23 @@ def test_least_effect_and_seeds_needed_are_inverse(seeds):
     assert least_effect(variances, seeds, 400) < effect < least_effect(variances, seeds - 1, 200)
 
 
+@pytest.mark.parametrize("seeds", [3, 10])
+def test_least_effect_and_questions_needed_are_inverse(seeds):
+    variances = Variances(0.01**2, 0.2**2, 0.3**2)
+    effect = least_effect(variances, seeds, 200)
+    assert questions_needed(variances, effect * 1.0001, seeds) == 200
+    # What seeds alone hide, no question shows.
+    assert questions_needed(variances, 0.9 * least_effect(Variances(0.01**2, 0, 0), seeds, 1), seeds) is None
+
+
 def test_edges():
     assert least_effect(Variances(0, 1, 0), 5, 10) == 0.0
     assert seeds_needed(Variances(1.0, 0, 0), 1e-4, 10) is None and MOST_SEEDS >= 1000
     assert seeds_needed(Variances(0, 0, 0), 0.1, 10) == 2
     with pytest.raises(ValueError, match="expected more than 0"):
         seeds_needed(Variances(1, 0, 0), 0.0, 10)
+    with pytest.raises(ValueError, match="expected more than 0"):
+        questions_needed(Variances(1, 0, 0), -0.1, 10)
     with pytest.raises(ValueError, match="at least 2"):
         power(0.1, 0.1, 1)
 

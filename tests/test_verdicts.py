@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from profit.verdicts import Effect, Finding, effect, holm, over_bases, verdicts
+from profit.verdicts import Effect, Finding, adjusted, effect, holm, over_bases, resampled, verdicts
 
 RNG = np.random.default_rng(0)
 
@@ -88,8 +88,45 @@ def test_claims_without_a_test_do_not_spend_the_family():
 def test_bad_claims_are_refused():
     with pytest.raises(ValueError, match="claim a: found 0 parts"):
         verdicts({"a": Finding([], 0.05, "f")})
-    with pytest.raises(ValueError, match="smallest effect 0"):
-        verdicts({"a": claim(SURE, smallest=0)})
+    with pytest.raises(ValueError, match="smallest effect -0.01"):
+        verdicts({"a": claim(SURE, smallest=-0.01)})
+    with pytest.raises(ValueError, match="smallest effect nan"):
+        verdicts({"a": claim(SURE, smallest=math.nan)})
+
+
+@pytest.mark.parametrize(
+    ("ratio", "expected"), [(1.0, "replicated"), (1.1, "not replicated"), (1.049, "inconclusive")]
+)
+def test_non_inferiority_is_the_distance_to_a_margin(ratio, expected):
+    margin = 1.05 - (ratio + np.array([-0.02, 0.01, 0.0, 0.02, -0.01]))
+    assert verdicts({"costs no more": claim(margin, smallest=0)}) == {"costs no more": expected}
+    lower = stats.ttest_1samp(1.05 - margin, 0, alternative="greater").confidence_interval(0.95).low
+    assert (effect(margin).upper < 0) == (lower > 1.05)
+
+
+def test_the_largest_p_of_the_parts_enters_holm():
+    weak = [0.06, 0.01, 0.08, 0.09, 0.02]
+    found = adjusted(
+        {"each": claim(SURE, weak), "a": claim(SURE), "few": claim(SURE[:4]), "b": claim(SURE, family="g")}
+    )
+    assert found["each"] == pytest.approx(effect(weak).p) and found["a"] == pytest.approx(2 * effect(SURE).p)
+    assert found["b"] == pytest.approx(effect(SURE).p) and "few" not in found
+
+
+def test_fewer_seeds_for_information():
+    assert verdicts({"few": claim(SURE[:3])}, minimum=3) == {"few": "replicated"}
+    assert verdicts({"few": claim(SURE[:2])}, minimum=3) == {"few": "descriptive"}
+
+
+def test_resampled_effects():
+    draws = RNG.normal(0.1, 0.05, 1999)
+    found = resampled(0.1, draws, 40)
+    assert (found.low, found.high) == pytest.approx(np.quantile(draws, [0.025, 0.975]))
+    assert found.upper == pytest.approx(np.quantile(draws, 0.95)) and (found.mean, found.seeds) == (0.1, 40)
+    assert found.p == pytest.approx(((draws <= 0).sum() + 1) / 2000) and found.p < 0.05
+    assert resampled(1.0, [1.0, 2.0, 3.0], 5).p == 0.25  # never below what the number of draws can show
+    with pytest.raises(ValueError, match="draws: found 1 values that are NaN"):
+        resampled(0.1, [0.1, math.nan], 5)
 
 
 @pytest.mark.parametrize(
