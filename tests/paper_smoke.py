@@ -15,6 +15,7 @@ import argparse
 import importlib
 import inspect
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -221,7 +222,13 @@ def run(study: Path, folder: Path, arguments: list[str]) -> int:
         written = folder.parent / "study.yaml"
         written.write_text(content.replace(f":{PORT}/", f":{port}/"), encoding="utf-8")
         command = [str(Path(sys.executable).parent / "snakemake"), *arguments, "--configfile", str(written)]
-        return subprocess.run(command, env={**os.environ, KEY: "none"}).returncode
+        with subprocess.Popen(command, env={**os.environ, KEY: "none"}) as child:
+            try:
+                return child.wait()
+            except KeyboardInterrupt:  # Snakemake gets it too, and ends its jobs first
+                return child.wait()
+            finally:
+                child.terminate()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -234,6 +241,7 @@ def main(argv: list[str] | None = None) -> None:
     disable_progress_bar()
     make_sources(arguments.sources)
     if not arguments.only_sources:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the judge and Snakemake end with this
         sys.exit(run(arguments.study, arguments.sources, others or ["--cores", "all"]))
 
 
