@@ -1,9 +1,10 @@
-"""A judge that runs here: an OpenAI-compatible endpoint with a fixed opinion of words, and with troubles.
+"""A model that runs here: an OpenAI-compatible endpoint that judges words or answers questions, and has troubles.
 
-A word is core if it holds a digit, is + or =, or stands in most of the other references of its prompt; else it is
-replaceable. Tests order troubles one by one (`script`, `always`). As a program, troubles follow from the text of a
-question and from how often it was asked, whatever else is asked before or beside it, so that a study gets the same
-labels at any concurrency.
+Asked to judge, it calls a word core if it holds a digit, is + or =, or stands in most of the other references of its
+prompt; else replaceable. It answers any other question with words that follow from its text and from how often it was
+asked. Tests order troubles one by one (`script`, `always`). As a program, troubles follow from the text of a question
+and from how often it was asked, whatever else is asked before or beside it, so that a study gets the same at any
+concurrency.
 
     python tests/judge_server.py --port 0 --port-file PORT [--stall 5] [--hopeless 0.02]
 
@@ -57,9 +58,22 @@ def words_of(answer: str) -> frozenset[str]:
     return frozenset(word.casefold() for word in WORD.findall(answer))
 
 
-def right_reply(request: Request) -> str:
-    """A valid reply to a request: the numbers of the words by label."""
-    content = request["messages"][1]["content"]
+def question_of(request: Request) -> str:
+    """What the user says first."""
+    return next(message["content"] for message in request["messages"] if message["role"] == "user")
+
+
+def plain_answer(question: str, number: int) -> str:
+    """The answer to a question that is no judge's, asked for the time `number` (from 0)."""
+    digits = hashlib.sha256(f"{number} {question}".encode()).hexdigest()
+    return f"Answer {number + 1} to “{question[:20]}”:\n\n" + " ".join(digits[at : at + 4] for at in range(0, 40, 4))
+
+
+def right_reply(request: Request, seen: int) -> str:
+    """A valid reply to a request that came `seen` times before: to a judge's, the numbers of the words by label."""
+    content = question_of(request)
+    if not WORDS_OF.search(content):
+        return plain_answer(content, seen)
     last = list(WORDS_OF.finditer(content))[-1]
     # A line [2] within the first answer would be taken for the beginning of the second.
     answers = re.split(r"(?:^|\n\n)\[\d+\]\n", content[: last.start()].partition(REFERENCES)[2])[1:]
@@ -75,7 +89,7 @@ def trouble(request: Request, seen: int, hopeless: float = 0.0) -> Any:
 
     hopeless: share of questions that get nonsense however often they are asked.
     """
-    number = int(hashlib.sha256(request["messages"][1]["content"].encode()).hexdigest()[:12], 16)
+    number = int(hashlib.sha256(question_of(request).encode()).hexdigest()[:12], 16)
     if (number >> 8) % 10_000 < hopeless * 10_000:
         return "I cannot say."
     return dict(enumerate(TROUBLES.get(number % 32, []))).get(seen)
@@ -114,11 +128,12 @@ class Server(ThreadingHTTPServer):
         with self.guard:
             self.requests.append(request)
             self.keys.append(key)
-            question = request["messages"][1]["content"]
+            question = question_of(request)
             seen = self.asked[question]
             self.asked[question] += 1
             act = self.script.pop(0) if self.script else self.always
-        return self.troubles(request, seen) if act is None and self.troubles else act
+        act = self.troubles(request, seen) if act is None and self.troubles else act
+        return right_reply(request, seen) if act is None else act
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients that hang up are part of the tests."""
@@ -141,8 +156,7 @@ class Handler(BaseHTTPRequestHandler):
         elif isinstance(act, tuple):
             self.reply(*act)
         else:
-            text = right_reply(request) if act is None else act
-            choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+            choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": act}}
             usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
             content = {"id": "1", "object": "chat.completion", "created": 0, "model": request["model"]}
             self.reply(200, json.dumps({**content, "choices": [choice], "usage": usage}))

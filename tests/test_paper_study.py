@@ -91,7 +91,7 @@ def test_options_of_the_paper_are_valid(tmp_path: Path, block: str, opening: str
 def test_options_of_the_references_are_valid(tmp_path: Path) -> None:
     content = load_yaml(REFERENCES)[0]
     other = Study.model_validate(content | option(REFERENCES, tmp_path, "data:"))
-    assert other.data.references == 3 and other.data.choice == "first" and len(other.data.sources) == 3
+    assert other.data.references == 3 and other.data.choice == "first" and len(other.data.sources) == 2
     judged = {**option(REFERENCES, tmp_path, "annotators:"), **option(REFERENCES, tmp_path, "judge:")}
     assert Study.model_validate(content | {"analysis": judged}).analysis.judge.sample == 200
     overfitting = content | option(REFERENCES, tmp_path, "sweeps:")
