@@ -21,6 +21,7 @@ from profit import costs, sizes
 from profit.costs import DEFAULT_GPU, GPU, GPUS
 from profit.files import InputError
 from profit.miniature.world import Pretraining
+from profit.outputs import figures_of
 from profit.runs import Run, benchmarks_of, runs_of, study_runs
 from profit.settings import STORED_SCORES
 from profit.study import Study, load_study
@@ -95,7 +96,7 @@ def _named(study: Study, runs: list[Run]) -> list[tuple[str, dict[str, object]]]
     names += [("annotate", {"annotator": study.labels})] * (study.world_check is not None)
     names += [("agreement", {})] * (len(annotators) > 1 and study.labels != "truth")
     names += [("correlate", {"model": model}) for model in models] * len(annotators)
-    names += [("draw", {})] * (2 + 2 * bool(annotators) + sum(value is not None for _, value in study.sweeps))
+    names += [("draw", {})] * len(figures_of(study))
     scored = {(model, "base") for model in models if annotators}
     for run in runs:
         model, method, seed = run.key

@@ -174,7 +174,8 @@ def end(begun: dict[str, Any], results: str) -> None:
         return
     taken = time.monotonic() - begun["started"]
     predicted = begun["predicted"]
-    say(f"Took {plan.clock(taken)}, predicted {'nothing' if predicted is None else plan.clock(predicted)}.")
+    said = "of unknown length before" if predicted is None else f"predicted {plan.clock(predicted)}"
+    say(f"Took {plan.clock(taken)}, {said}.")
     account = begun["account"]
     if not account.is_file():
         return

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from profit import progress
+from profit import outputs, progress
 from profit.code_version import code_version
 from profit.files import InputError, canonical_json
 from profit.forkserver import prepare_environment
 from profit.lease import asks_for_gpus
+from profit.outputs import compared, figures_of, tables_of
 from profit.runs import benchmarks_of, listed, runs_of, study_runs
 from profit.resources import resources_of
 from profit.settings import STORED_SCORES
@@ -46,27 +47,9 @@ EVALUATED = {
 }
 
 ANNOTATORS = study.analysis.annotators
-COMPARED = ANNOTATORS[:2] if len(ANNOTATORS) > 1 and study.labels != "truth" else []
-
-TABLES = ["runs", "evaluations", "steps", "main", "published"]
-DRAWN_ALWAYS = ["table1_main", "kept_share"]
-DRAWN_OF_LABELS = ["fig3_probability", "fig11_coloured"]
-DRAWN_OF_SWEEPS = [
-    ("overfitting", "overfit", "fig2_multi_reference"),
-    ("threshold", None, "fig4_threshold"),
-    ("lora_rank", None, "fig5_lora_rank"),
-    ("epochs", None, "fig6_epochs"),
-]
-SWEPT = [row for row in DRAWN_OF_SWEEPS if getattr(study.sweeps, row[0])]
-TABLES += [table for _, table, _ in SWEPT if table]
-DRAWN = DRAWN_ALWAYS + [figure for _, _, figure in SWEPT]
-if ANNOTATORS:
-    TABLES += ["densities", "correlation", "threshold_loss", "coloured"]
-    DRAWN += DRAWN_OF_LABELS
-if COMPARED:
-    TABLES += ["agreement"]
-FIGURES = [f"figures/{study.name}/{figure}.{kind}" for figure in DRAWN for kind in ("pdf", "png")]
-ALL_FIGURES = [*DRAWN_ALWAYS, *DRAWN_OF_LABELS, *(figure for _, _, figure in DRAWN_OF_SWEEPS)]
+COMPARED = compared(study)
+TABLES = tables_of(study)
+FIGURES = [f"figures/{study.name}/{figure}.{kind}" for figure in figures_of(study) for kind in ("pdf", "png")]
 PUBLISHED = sorted(map(str, Path(f"{ROOT}results/published").glob("*.csv")))
 
 
@@ -79,7 +62,7 @@ wildcard_constraints:
     data="references|careful",
     annotator="|".join(ANNOTATORS) or "none",
     scored=r"base|\w[\w.]*_seed\d+",
-    figure="|".join(ALL_FIGURES),
+    figure="|".join(outputs.FIGURES),
     tables_of=f"{study.name}|reference",
 
 

@@ -19,6 +19,12 @@ rule tabulate:
             category="Tables",
             labels={"table": "Table 1"},
         ),
+        report(
+            f"{RESULTS}/tables/published.md",
+            caption="../report/published.rst",
+            category="Tables",
+            labels={"table": "The paper's numbers beside ours"},
+        ),
         f"{RESULTS}/tables/summary.md",
     log:
         f"{RESULTS}/logs/tabulate.log",
@@ -81,7 +87,7 @@ rule figures:
     input:
         expand(
             "figures/reference/{figure}.{kind}",
-            figure=ALL_FIGURES,
+            figure=outputs.FIGURES,
             kind=["pdf", "png"],
         ),
     message:

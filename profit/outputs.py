@@ -1,0 +1,40 @@
+"""Tables and figures of a study: which there are depends on its sweeps, its methods and its annotators.
+
+No command: used by the rules and by profit.plan. Imports nothing heavy.
+"""
+
+from profit.study import Study
+
+FIGURES = [
+    "table1_main", "kept_share", "fig2_multi_reference", "fig3_probability", "fig4_threshold", "fig5_lora_rank",
+    "fig6_epochs", "fig11_coloured",
+]  # fmt: skip
+
+
+def compared(study: Study) -> list[str]:
+    """Two annotators whose labels are compared, where none of them is the truth."""
+    names = study.analysis.annotators
+    return names[:2] if len(names) > 1 and "truth" not in names else []
+
+
+def tables_of(study: Study) -> list[str]:
+    """The tidy tables of a study."""
+    labels = ["densities", "correlation", "threshold_loss", "coloured"] if study.analysis.annotators else []
+    overfit = ["overfit"] if study.sweeps.overfitting else []
+    agreement = ["agreement"] if compared(study) else []
+    return ["runs", "evaluations", "steps", "main", "published", *overfit, *labels, *agreement]
+
+
+def figures_of(study: Study) -> list[str]:
+    """The figures that a study has something for, in the order of the paper."""
+    sweeps, labels = study.sweeps, bool(study.analysis.annotators)
+    several = any(method.references > 1 for method in study.methods.values())
+    drawn = {
+        "fig2_multi_reference": sweeps.overfitting or several,
+        "fig3_probability": labels,
+        "fig4_threshold": sweeps.threshold,
+        "fig5_lora_rank": sweeps.lora_rank,
+        "fig6_epochs": sweeps.epochs,
+        "fig11_coloured": labels,
+    }
+    return [name for name in FIGURES if drawn.get(name, True)]
