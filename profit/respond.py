@@ -44,7 +44,7 @@ from profit.shapes import Collected, same
 
 log = logging.getLogger(__name__)
 
-WORDING = asking.Wording("respond", given="given", missing="that cannot be used")
+WORDING = asking.Wording("model", given="given", missing="that cannot be used")
 EQUAL = "found an answer that equals another to its prompt, expected a new one"
 ENDINGS = (".jsonl", ".ndjson")
 
@@ -190,7 +190,7 @@ def respond(
         if found[place].failed:
             log.warning("%s: %s", name, " | ".join(found[place].faults))
     equal = sum(answer.faults.count(EQUAL) for answer in found.values())
-    log.info("respond: %d replies equalled another answer to their prompt", equal)
+    log.info("model: %d replies equalled another answer to their prompt", equal)
     return [
         {"prompt": prompt.text, "response": answer.text, "number": number, "model": answer.model,
          "finish": answer.finish}

@@ -171,7 +171,7 @@ def test_an_answer_that_teaches_nothing_is_a_failure_that_the_next_run_asks_agai
     data = data_block(tmp_path, PROMPTS[:2])
     server.script = [entry]
     with pytest.raises(
-        InputError, match=rf"respond 'large': found 1 of 4 answers that cannot be used.*{reason}"
+        InputError, match=rf"model 'large': found 1 of 4 answers that cannot be used.*{reason}"
     ) as caught:
         asked(server, tmp_path, data, concurrency=1)
     assert not (tmp_path / "further.jsonl").exists() and KEY not in str(caught.value) + caplog.text
@@ -197,7 +197,7 @@ def test_an_equal_answer_is_asked_again(server: Server, tmp_path: Path, caplog: 
     server.script = ["Known 0.\r\n", "One.", " One.\n", "Two."]
     assert [row["response"] for row in asked(server, tmp_path, data)] == ["One.", "Two."]
     assert [request["messages"] for request in server.requests] == [[{"role": "user", "content": PROMPTS[0]}]] * 4
-    assert "respond: 2 replies equalled another answer to their prompt" in caplog.text
+    assert "model: 2 replies equalled another answer to their prompt" in caplog.text
     # The data set has another answer now, that of number 1, which is asked for anew and may not equal number 2 either.
     write_json(tmp_path / "known.json", [{"question": PROMPTS[0], "answer": "One."}])
     server.script = ["Two.", "Three."]
@@ -251,10 +251,10 @@ def test_the_estimate_by_hand_is_logged_first(
     asked(server, tmp_path, data, system="Be brief.", **prices)
     sent, answered = 2 * 9, 2 * 3  # a third of 9 + 18 and of 8 characters
     cost = f"{(sent * 2 + answered * 10) / 1e6:.4g}"
-    expected = "respond large at 127.0.0.1: 2 answers of 1 prompts, 0 cached; 2 calls, about"
+    expected = "model large at 127.0.0.1: 2 answers of 1 prompts, 0 cached; 2 calls, about"
     assert caplog.messages[0] == f"{expected} {sent} tokens sent and {answered} given, cost about {cost}"
     assert (
-        "respond: 2 given (0 from the cache), 0 failed, 0 retries, 200 tokens sent and 20 answered, cost 0.0006"
+        "model: 2 given (0 from the cache), 0 failed, 0 retries, 200 tokens sent and 20 answered, cost 0.0006"
         in (caplog.messages)
     )
     caplog.clear()
