@@ -13,8 +13,9 @@ from torch import Tensor
 def token_draws(seed: int, step: int, example: Tensor, position: Tensor) -> Tensor:
     """Uniform numbers in [0, 1), float64 (n,), one a token, that depend on nothing but the four arguments.
 
-    `example` and `position` are int64 (n,). Each argument in turn is mixed into 64 bits by the finaliser of
-    SplitMix64 (Steele, Lea and Flood 2014), so neither batching nor the device can change a draw.
+    `example` and `position` are int64 (n,); `step` counts from 1, and 0 draws what is to stay for all steps. Each
+    argument in turn is mixed into 64 bits by the finaliser of SplitMix64 (Steele, Lea and Flood 2014), so neither
+    batching nor the device can change a draw.
     """
     bits = torch.full_like(example, seed)
     for part in (torch.full_like(example, step), example, position):

@@ -23,6 +23,7 @@ from torch import Tensor
 from profit.settings import OBJECTIVE_SETTINGS, SETTINGS, conflict
 
 TOP = 20
+ROLES = ("core", "replaceable", "fixed", "end")
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class TokenStatistics:
     `logprob` of the target (nats, fp32 or float64); `entropy` of the model's distribution there, and `top_entropy`,
     that of its TOP largest probabilities renormalised (nats); `reference`, the stored log-probability of the target
     under another model (nats); `draw`, uniform in [0, 1), float64 (profit.draws); `sequence`, int64, which sequence a
-    token belongs to, from 0; `share`, the share of tokens to keep in this step, copied from a paired run.
+    token belongs to, from 0; `share`, the share of tokens to keep in this step, copied from a paired run; `role`,
+    int64, the place in ROLES of the target's label.
     """
 
     logprob: Tensor
@@ -42,6 +44,7 @@ class TokenStatistics:
     draw: Tensor | None = None
     sequence: Tensor | None = None
     share: float | None = None
+    role: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -74,14 +77,29 @@ def profit(tokens: TokenStatistics, tau: float, direction: str, tau_high: float)
 
     So `middle` is `higher` at tau less `higher` at tau_high, which itself is kept.
     """
-    if direction == "middle":
-        return (_above(tokens.logprob, tau) & ~_above(tokens.logprob, tau_high)).to(tokens.logprob)
-    return _kept(tokens.logprob, tau, direction)
+    return _masked(tokens.logprob, tau, direction, tau_high)
 
 
-def random(tokens: TokenStatistics, share: float | None) -> Tensor:
-    """Keep the stated share, or as many tokens as the paired run did in this step, whatever their probability."""
-    return keep_first(tokens.draw.argsort(stable=True), tokens.share if share is None else share)
+def profit_fixed(tokens: TokenStatistics, tau: float, direction: str, tau_high: float) -> Tensor:
+    """ProFit's mask by the stored probability, which no training moves."""
+    return _masked(tokens.reference, tau, direction, tau_high)
+
+
+def truth(tokens: TokenStatistics, keep: str) -> Tensor:
+    """Keep the replaceable tokens alone, or (`core`) all others: core, fixed and end tokens."""
+    replaceable = tokens.role == ROLES.index("replaceable")
+    return (replaceable if keep == "replaceable" else ~replaceable).to(tokens.logprob)
+
+
+def random(tokens: TokenStatistics, share: float | None, redraw: str) -> Tensor:
+    """Keep the stated share, or as many tokens as the paired run did in this step, whatever their probability.
+
+    Where draws stay (`never`) they are compared with the share itself: a token masked at one is masked at all lower.
+    """
+    share = tokens.share if share is None else share
+    if redraw == "never":
+        return (tokens.draw < share).to(tokens.logprob)
+    return keep_first(tokens.draw.argsort(stable=True), share)
 
 
 def dft(tokens: TokenStatistics) -> Tensor:
@@ -187,6 +205,13 @@ def _kept(logprob: Tensor, tau: float, direction: str) -> Tensor:
     return (above if direction == "higher" else ~above).to(logprob)
 
 
+def _masked(logprob: Tensor, tau: float, direction: str, tau_high: float) -> Tensor:
+    """1 for the tokens above tau (`higher`), for all others (`lower`) or for those from tau to tau_high, else 0."""
+    if direction == "middle":
+        return (_above(logprob, tau) & ~_above(logprob, tau_high)).to(logprob)
+    return _kept(logprob, tau, direction)
+
+
 def _at(values: Tensor, targets: Tensor) -> Tensor:
     """The value (n,) of each row of `values` (n, V) at its target."""
     return values.gather(-1, targets[:, None]).squeeze(-1)
@@ -200,10 +225,25 @@ OBJECTIVES: dict[str, Objective] = {
         "w = 1[p > tau] (higher), 1[p <= tau] (lower) or 1[tau < p <= tau_high] (middle)",
         "ProFit, arXiv 2601.09195, Eq. 4",
     ),
+    "profit_fixed": Objective(
+        "weight",
+        profit_fixed,
+        "w = 1[p_ref > tau] (higher), 1[p_ref <= tau] (lower) or 1[tau < p_ref <= tau_high] (middle), ref the base",
+        "control of this suite (ProFit's mask as it is before training, held fixed)",
+        needs=("reference",),
+    ),
+    "truth": Objective(
+        "weight",
+        truth,
+        "w = 1[core, fixed or end token] (core) or 1[replaceable token] (replaceable), by the labels of the data",
+        "control of this suite (the mask that the probability stands in for; a reference, not a bound)",
+        needs=("role",),
+    ),
     "random": Objective(
         "weight",
         random,
-        "w = 1[u among the lowest round(share N)], u uniform; share as stated, else that of the paired run's step",
+        "w = 1[u among the lowest round(share N)] (redraw step) or 1[u < share] (never: one u a token for the run), "
+        "u uniform; share as stated, else that of the paired run's step",
         "control of this suite (ProFit's code drops the stated share; here it is kept)",
         needs=("draw", "share"),
         scope="batch",

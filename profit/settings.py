@@ -15,7 +15,9 @@ OBJECTIVE_SETTINGS: dict[str, dict[str, Any]] = {
     "none": {},
     "sft": {},
     "profit": {"tau": 0.1, "direction": "higher", "tau_high": 0.9},
-    "random": {"share": None},
+    "profit_fixed": {"tau": 0.1, "direction": "higher", "tau_high": 0.9},
+    "truth": {"keep": "core"},
+    "random": {"share": None, "redraw": "step"},
     "dft": {},
     "power": {"alpha": 1.0, "tau": 0.0, "direction": "higher"},
     "entropy": {"share": 0.2},
@@ -32,7 +34,7 @@ OBJECTIVE_SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 # Objectives that compare with stored scores of the references, and whose: the base's, or those of the run paired with.
-STORED_SCORES = {"iw_sft": "base", "psft": "base", "excess": "pair"}
+STORED_SCORES = {"profit_fixed": "base", "iw_sft": "base", "psft": "base", "excess": "pair"}
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,9 @@ SETTINGS: dict[str, Setting] = {
     "tau": Setting("probability threshold; 0 keeps every token above it", high=1),
     "direction": Setting("keep p > tau, p <= tau, or tau < p <= tau_high", choices=("higher", "lower", "middle")),
     "tau_high": Setting("upper threshold of direction middle", high=1),
+    "keep": Setting("all but the replaceable tokens (core), or these alone", choices=("core", "replaceable")),
     "share": Setting("share of tokens to keep in a step", high=1, open_low=True),
+    "redraw": Setting("new random numbers in each step, or one a token for the run", choices=("step", "never")),
     "alpha": Setting("exponent: of the probability in power, of the entropy in eaft", open_low=True),
     "divisor": Setting("entropy, in nats, that gets weight 1; 3 approximates ln 20", open_low=True),
     "cap": Setting("probability from which on a token has weight 0", low=0.5, high=1, open_low=True, open_high=True),
@@ -84,6 +88,15 @@ SETTINGS: dict[str, Setting] = {
     "clip_low": Setting("as published; acts on negative advantages alone, so never here", high=1, open_high=True),
     "clip_high": Setting("upper clip: a ratio above 1 + clip_high trains no further"),
 }  # fmt: skip
+
+
+def copies_steps(run: dict[str, Any]) -> bool:
+    """Whether a run reads the step log of the run paired with it: the share of tokens kept, or the size of updates.
+
+    `run` has an `objective` with `name` and settings, and `match` or none.
+    """
+    objective = run["objective"]
+    return objective["name"] == "random" and objective.get("share") is None or run.get("match") is not None
 
 
 def conflict(objective: str, settings: dict[str, Any]) -> tuple[str, str] | None:

@@ -68,8 +68,8 @@ class Targets:
         return len(self.sequence)
 
     def draws(self, seed: int, step: int) -> Tensor:
-        """A random number for each target token in the step after `step`, float64 (n,)."""
-        return token_draws(seed, step + 1, self.example, self.position)
+        """A random number for each target token, float64 (n,); arguments as of profit.draws.token_draws."""
+        return token_draws(seed, step, self.example, self.position)
 
 
 def weigh_step(
@@ -86,7 +86,7 @@ def weigh_step(
     Args:
         pieces: of each micro-batch of this process its targets, and statistics as TokenStatistics names them, (n_j,).
         share: share of tokens to keep (objective random).
-        seed, step: of the draws.
+        seed, step: of the draws, as profit.draws.token_draws takes them.
         gather: gives the tensors (k, n_p) that all processes call it with, in their order.
         process: place of this process in that order.
     """
@@ -103,7 +103,7 @@ def weigh_step(
     example = torch.where(example[order] < 0, number, example[order]).long()
     known = {name: value[order].to(dtypes[name]) for name, value in zip(dtypes, values, strict=True)}
     known.setdefault("logprob", torch.zeros(len(order), device=table.device))
-    draw = token_draws(seed, step + 1, example, position[order].long())
+    draw = token_draws(seed, step, example, position[order].long())
     in_order, _ = token_terms(objective, TokenStatistics(**known, draw=draw, sequence=number, share=share))
     weight = torch.empty_like(in_order)
     weight[order] = in_order

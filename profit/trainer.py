@@ -22,7 +22,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from profit.fuse import fuse_head
 from profit.head import FROM_LOGITS, TokenLoss, token_loss
 from profit.logits import IGNORED, LMHead, token_statistics
-from profit.objectives import OBJECTIVES, TokenStatistics, check_objective, needs_whole_step
+from profit.objectives import OBJECTIVES, ROLES, TokenStatistics, check_objective, needs_whole_step
 from profit.step import Targets, weigh_step
 
 NEAR = 0.05  # a probability this near to tau, relatively, is one that rounding may move across
@@ -33,15 +33,16 @@ class ObjectiveMixin:
     """Put it before a Trainer class: training and evaluation then minimise `objective`.
 
     Batches are those of a causal language model: input_ids and labels (batch, length), -100 for what is no target,
-    position_ids where several sequences share a row. Two columns may be added: `example` (batch,), a number that
-    identifies an example wherever it is batched (random mask), and `reference_logprob` (batch, length), the stored
-    log-probability of each label under another model (iw_sft, psft, excess).
+    position_ids where several sequences share a row. Three columns may be added: `example` (batch,), a number that
+    identifies an example wherever it is batched (random mask), `reference_logprob` (batch, length), the stored
+    log-probability of each label under another model (profit_fixed, iw_sft, psft, excess), and `roles` (batch,
+    length), the place of each label in ROLES of profit.objectives (truth).
 
     `reference_model` is the frozen model of objectives that compare whole distributions (asft, gift); with a peft
     model it may be left out, and is the model without its adapter. Further arguments are the Trainer's.
 
     Logged beside the loss: cross_entropy (of all target tokens, unweighted), kept (share of them with a weight above
-    zero), weight_mean and, with a threshold, near_tau (share within 5 % of it).
+    zero), weight_mean and, with a threshold, near_tau (share of what it is compared with within 5 % of it).
 
     The loss of an evaluation is that of all its target tokens, however they are batched; only an objective that
     compares the tokens of a step compares those of a batch there.
@@ -163,13 +164,14 @@ class ObjectiveMixin:
     def measure(self, inputs: Mapping[str, Tensor], out: TokenLoss) -> dict[str, Tensor]:
         """What a micro-batch adds to the sums of its step, float64."""
         logprob, tau = out.tokens.logprob, self.objective.get("tau") or math.nan
+        compared = logprob if out.tokens.reference is None else out.tokens.reference
         found = {
             "tokens": torch.tensor(len(logprob), device=logprob.device),
             "nll": -logprob.sum(),
             "objective": out.token_loss.sum(),
             "weight": out.weight.sum(),
             "kept": (out.weight > 0).sum(),
-            "near_tau": ((logprob.exp() - tau).abs() <= NEAR * tau).sum(),
+            "near_tau": ((compared.exp() - tau).abs() <= NEAR * tau).sum(),
         }
         return {name: value.double() for name, value in found.items()}
 
@@ -219,7 +221,7 @@ class ObjectiveMixin:
     def _set_signature_columns_if_needed(self) -> None:
         """The Trainer drops the columns that these do not name."""
         super()._set_signature_columns_if_needed()
-        wanted = {"reference": "reference_logprob", "draw": "example"}
+        wanted = {"reference": "reference_logprob", "role": "roles", "draw": "example"}
         self._signature_columns += [
             column
             for need, column in wanted.items()
@@ -235,13 +237,20 @@ class ObjectiveMixin:
         with torch.no_grad(), torch.random.fork_rng([self.args.device] if self.args.device.type == "cuda" else []):
             for batch, part in zip(batches, targets, strict=True):
                 statistics = self._statistics(self._prepare_inputs(batch), part) if from_model else {}
-                if "reference" in self.chosen.needs:
-                    statistics["reference"] = self._known(batch, part).reference
+                known = self._known(batch, part)
+                for name in ("reference", "role"):
+                    if name in self.chosen.needs:
+                        statistics[name] = getattr(known, name)
                 pieces.append((part, statistics))
-        seed, step = self.args.seed, self.state.global_step
         return weigh_step(
-            self.objective, pieces, self.kept_share(), seed, step, self._gather, self.accelerator.process_index
-        )
+            self.objective, pieces, self.kept_share(), self.args.seed, self._drawn_at, self._gather,
+            self.accelerator.process_index,
+        )  # fmt: skip
+
+    @property
+    def _drawn_at(self) -> int:
+        """The step of the random numbers: 0 where they stay for all steps."""
+        return 0 if self.objective.get("redraw") == "never" else self.state.global_step + 1
 
     def _statistics(self, inputs: Mapping[str, Tensor], targets: Targets) -> dict[str, Tensor]:
         needs = [name for name in self.chosen.needs if name in FROM_LOGITS]
@@ -262,18 +271,31 @@ class ObjectiveMixin:
 
     def _known(self, inputs: Mapping[str, Tensor], targets: Targets) -> TokenStatistics:
         """What is known of the target tokens before the model is asked."""
-        needs, reference = self.chosen.needs, None
+        needs, known = self.chosen.needs, {}
         if "reference" in needs:
-            if "reference_logprob" not in inputs:
-                raise ValueError(
-                    f"objective {self.objective['name']}: found a batch with the columns {sorted(inputs)}, expected "
-                    "also reference_logprob: the stored log-probability of each label under another model"
-                )
-            reference = inputs["reference_logprob"][:, 1:][targets.targets != IGNORED]
-        draw = targets.draws(self.args.seed, self.state.global_step) if "draw" in needs else None
-        sequence = targets.sequence if "sequence" in needs else None
-        share = self.kept_share() if "share" in needs else None
-        return TokenStatistics(logprob=None, reference=reference, draw=draw, sequence=sequence, share=share)
+            self._expect(inputs, "reference_logprob", "the stored log-probability of each label under another model")
+            known["reference"] = inputs["reference_logprob"][:, 1:][targets.targets != IGNORED]
+        if "role" in needs:
+            self._expect(inputs, "roles", f"the place of each label's role in {', '.join(ROLES)}, from 0")
+            known["role"] = role = inputs["roles"][:, 1:][targets.targets != IGNORED]
+            if len(wrong := role[(role < 0) | (role >= len(ROLES))]):
+                raise ValueError(f"roles: found {int(wrong[0])} at a label, expected 0 to {len(ROLES) - 1}")
+        if "draw" in needs:
+            if not self._drawn_at:
+                self._expect(inputs, "example", "a number of its own for each example, by which its draws stay")
+            known["draw"] = targets.draws(self.args.seed, self._drawn_at)
+        if "sequence" in needs:
+            known["sequence"] = targets.sequence
+        if "share" in needs:
+            known["share"] = self.kept_share()
+        return TokenStatistics(logprob=None, **known)
+
+    def _expect(self, inputs: Mapping[str, Tensor], column: str, what: str) -> None:
+        if column not in inputs:
+            raise ValueError(
+                f"objective {self.objective['name']}: found a batch with the columns {sorted(inputs)}, expected also "
+                f"{column}: {what}"
+            )
 
     def _reference(self, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> tuple[Tensor, LMHead] | None:
         """Hidden states and head of the reference model, for an objective that needs its logits."""

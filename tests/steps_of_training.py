@@ -19,7 +19,10 @@ from profit.trainer import ProFitTrainer
 
 SIZE, STEPS = 61, 3
 # Thresholds at which a model that knows nothing has tokens on both sides.
-SETTINGS = {"profit": {"tau": 0.015}, "power": {"tau": 0.01}, "random": {"share": 0.4}, "psft": {"clip_high": 0.05}}
+SETTINGS = {
+    "profit": {"tau": 0.015}, "power": {"tau": 0.01}, "random": {"share": 0.4}, "psft": {"clip_high": 0.05},
+    "truth": {"keep": "replaceable"},
+}  # fmt: skip
 CASES = [
     {"name": name, "normaliser": normaliser} | SETTINGS.get(name, {})
     for name in OBJECTIVES
@@ -27,6 +30,7 @@ CASES = [
 ] + [
     {"name": "profit", "tau": 0.015, "direction": "lower"},
     {"name": "profit", "tau": 0.01, "direction": "middle", "tau_high": 0.02},
+    {"name": "random", "share": 0.4, "redraw": "never", "normaliser": "kept"},
 ]
 
 
@@ -50,7 +54,9 @@ def examples(count=24):
         labels = ids.clone()
         labels[: len(ids) if number == 5 else prompt] = IGNORED
         reference = -torch.rand(len(ids), generator=generator, dtype=torch.float64) * 6
-        found.append({"input_ids": ids, "labels": labels, "reference_logprob": reference})
+        roles = torch.where(labels == IGNORED, IGNORED, ids % 4)
+        row = {"input_ids": ids, "labels": labels, "reference_logprob": reference, "roles": roles}
+        found.append({**row, "number": number})
     return found
 
 
@@ -62,14 +68,20 @@ def collate(rows, left=False):
         "labels": torch.full((len(rows), length), IGNORED),
         "attention_mask": torch.zeros(len(rows), length, dtype=torch.long),
         "reference_logprob": torch.zeros(len(rows), length, dtype=torch.float64),
+        "roles": torch.full((len(rows), length), IGNORED),
     }
     for i, row in enumerate(rows):
         size = len(row["input_ids"])
         place = slice(length - size, length) if left else slice(0, size)
-        for name in ("input_ids", "labels", "reference_logprob"):
+        for name in {"input_ids", "labels", "reference_logprob", "roles"} & set(row):
             batch[name][i, place] = row[name]
         batch["attention_mask"][i, place] = 1
     return batch
+
+
+def numbered(rows):
+    """A padded batch that says which examples are in it."""
+    return collate(rows) | {"example": torch.tensor([row["number"] for row in rows])}
 
 
 class Recorder(ProFitTrainer):
@@ -98,7 +110,8 @@ def train(objective, batch_size, accumulation, collator=collate, dtype=torch.flo
             per_device_eval_batch_size=3, **options,
         )  # fmt: skip
         trainer = Recorder(
-            model=tiny_model().to(dtype), args=arguments, train_dataset=examples(), data_collator=collator,
+            model=tiny_model().to(dtype), args=arguments, train_dataset=examples(),
+            data_collator=numbered if objective.get("redraw") == "never" else collator,
             objective=objective, reference_model=tiny_model(1).to(dtype) if "reference_logits" in needs else None,
         )  # fmt: skip
         trainer.train()

@@ -51,6 +51,7 @@ def world():
             draw=torch.rand(int(kept.sum()), generator=generator, dtype=torch.float64),
             sequence=torch.arange(ROWS)[:, None].expand(ROWS, LENGTH).flatten()[kept],
             share=0.4,
+            role=torch.randint(0, 4, (int(kept.sum()),), generator=torch.Generator().manual_seed(1)),
         ),
         "other": (normal(ROWS, LENGTH, 5), LMHead(normal(SIZE, 5))),
     }

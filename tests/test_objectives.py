@@ -12,7 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from profit import code_version, objectives
 from profit.code_version import reachable
-from profit.objectives import OBJECTIVES, TokenStatistics, check_objective, logits_loss, main, token_terms
+from profit.data import LABELS
+from profit.objectives import OBJECTIVES, ROLES, TokenStatistics, check_objective, logits_loss, main, token_terms
 from profit.settings import OBJECTIVE_SETTINGS, SETTINGS
 
 N, V, TARGET = 40, 12, 3
@@ -51,6 +52,7 @@ def statistics(logits, reference_logits, **changes):
         "draw": torch.rand(len(logits), generator=torch.Generator().manual_seed(1), dtype=torch.float64),
         "sequence": torch.arange(len(logits)) // 7,
         "share": 0.3,
+        "role": torch.arange(len(logits)) * 7 % 4,
     }
     return TokenStatistics(**given | changes)
 
@@ -76,13 +78,11 @@ def expected_terms(name, settings, tokens):
     ref = tokens.reference.tolist()
     weight = {
         "sft": lambda: [1.0 for _ in p],
-        "profit": lambda: [
-            {"higher": 1.0 * (value > settings["tau"]), "lower": 1.0 * (value <= settings["tau"])}.get(
-                settings["direction"], 1.0 * (settings["tau"] < value <= settings["tau_high"])
-            )
-            for value in p
-        ],
-        "random": lambda: highest([-u for u in tokens.draw.tolist()], round(N * (settings["share"] or tokens.share))),
+        "profit": lambda: [masked(value) for value in p],
+        "profit_fixed": lambda: [masked(math.exp(value)) for value in ref],
+        "truth": lambda: [1.0 * ((t * 7 % 4 == 1) == (settings["keep"] == "replaceable")) for t in range(N)],
+        "random": lambda: highest([-u for u in tokens.draw.tolist()], round(N * share()))
+        if settings["redraw"] == "step" else [1.0 * (u < share()) for u in tokens.draw.tolist()],
         "dft": lambda: p,
         "entropy": lambda: highest(tokens.entropy.tolist(), round(N * settings["share"])),
         "eaft": lambda: [(h / settings["divisor"]) ** settings["alpha"] for h in tokens.top_entropy.tolist()],
@@ -104,6 +104,13 @@ def expected_terms(name, settings, tokens):
         ],
         "psft": lambda: [ratio(t) * (ratio(t) < 1 + settings["clip_high"]) for t in range(N)],
     }  # fmt: skip
+
+    def masked(value):
+        sides = {"higher": 1.0 * (value > settings["tau"]), "lower": 1.0 * (value <= settings["tau"])}
+        return sides.get(settings["direction"], 1.0 * (settings["tau"] < value <= settings["tau_high"]))
+
+    def share():
+        return settings["share"] or tokens.share
 
     def kept(value):
         return (value > settings["tau"]) == (settings["direction"] == "higher")
@@ -147,7 +154,12 @@ def expected_loss(name, settings, z, y, z_ref):
 VARIANTS = [
     ("profit", {"tau": 0.4, "direction": "lower"}),
     ("profit", {"tau": 0.02, "direction": "middle", "tau_high": 0.5}),
+    ("profit_fixed", {"tau": 0.4, "direction": "lower"}),
+    ("profit_fixed", {"tau": 0.02, "direction": "middle", "tau_high": 0.5}),
+    ("truth", {"keep": "replaceable"}),
     ("random", {"share": 0.55}),
+    ("random", {"share": 0.55, "redraw": "never"}),
+    ("random", {"redraw": "never"}),
     ("power", {"alpha": 0.3, "tau": 0.05}),
     ("power", {"alpha": 10, "tau": 0.1, "direction": "lower"}),
     ("entropy", {"share": 0.5}),
@@ -255,6 +267,34 @@ def test_the_middle_is_one_threshold_less_the_other(tokens):
     for tau, tau_high in ((0.0, 1.0), (0.0, 0.3), (0.05, 0.3), (0.3, 1.0)):
         middle = weights("profit", tokens, tau=tau, tau_high=tau_high, direction="middle")
         assert middle.equal(weights("profit", tokens, tau=tau) - weights("profit", tokens, tau=tau_high))
+
+
+def test_the_fixed_mask_is_that_of_profit_where_the_model_is_its_base(tokens):
+    at_base = statistics(normal(0, N, V), normal(0, N, V))
+    for settings in ({}, {"tau": 0.4, "direction": "lower"}, {"tau": 0.1, "direction": "middle", "tau_high": 0.6}):
+        assert weights("profit_fixed", at_base, **settings).equal(weights("profit", at_base, **settings))
+    assert not weights("profit_fixed", tokens).equal(weights("profit", tokens))
+
+
+def test_the_masks_of_the_truth_are_complements_and_know_the_labels_of_the_data(tokens):
+    assert ROLES == LABELS
+    core, replaceable = (weights("truth", tokens, keep=keep) for keep in ("core", "replaceable"))
+    assert (core + replaceable).equal(weights("sft", tokens))
+    for role, name in enumerate(ROLES):
+        assert replaceable[tokens.role == role].unique().tolist() == [float(name == "replaceable")]
+
+
+def test_a_token_that_draws_once_and_is_masked_stays_masked_at_lower_shares(logits, reference_logits):
+    def kept(share, part=slice(None)):
+        drawn = torch.rand(N, generator=torch.Generator().manual_seed(1), dtype=torch.float64)[part]
+        tokens = statistics(logits[part], reference_logits[part], draw=drawn, share=share)
+        return weights("random", tokens, redraw="never").bool()
+
+    masks = [kept(share) for share in (0.0, 0.2, 0.55, 0.8, 1.0)]
+    assert not masks[0].any() and masks[-1].all() and 0 < masks[1].sum() < masks[2].sum() < masks[3].sum() < N
+    assert all((low & ~high).sum() == 0 for low, high in zip(masks, masks[1:], strict=False))
+    # Whatever other tokens are in the step.
+    assert kept(0.55, slice(11)).equal(masks[2][:11])
 
 
 def test_tau_zero_is_sft_also_where_the_probability_underflows():
@@ -372,7 +412,8 @@ def test_a_random_mask_without_a_share_takes_that_of_its_pair(logits, reference_
 def test_weights_and_losses_are_finite_at_the_ends(name, gap, dtype):
     logprob = torch.tensor([-200.0, -1e-7, 0.0], dtype=dtype)
     zeros = torch.zeros(3, dtype=dtype)
-    tokens = TokenStatistics(logprob, zeros, zeros, logprob - gap, zeros.double(), torch.tensor([0, 0, 1]), 0.5)
+    which = torch.tensor([0, 0, 1])
+    tokens = TokenStatistics(logprob, zeros, zeros, logprob - gap, zeros.double(), which, 0.5, which)
     settings = [{}, {"gamma": 0.0}, {"gamma": 0.5}] if name == "focal" else [{}]
     for objective in settings:
         for value in token_terms({"name": name, **objective}, tokens):
@@ -391,7 +432,7 @@ def test_losses_of_logits_are_finite_at_the_ends(name, dtype):
 @pytest.mark.parametrize("name", OF_TOKENS)
 def test_no_tokens_give_no_weights(name):
     none = torch.zeros(0)
-    tokens = TokenStatistics(none, none, none, none, none.double(), none.long(), 0.5)
+    tokens = TokenStatistics(none, none, none, none, none.double(), none.long(), 0.5, none.long())
     assert [value.shape for value in token_terms({"name": name}, tokens)] == [(0,), (0,)]
 
 
@@ -414,6 +455,8 @@ def test_terms_carry_no_gradient_and_leave_the_statistics_alone(logits, referenc
         ("psft", "objective psft: found no reference of the tokens"),
         ("excess", "objective excess: found no reference of the tokens"),
         ("random", "objective random: found no share of the tokens"),
+        ("truth", "objective truth: found no role of the tokens"),
+        ("profit_fixed", "objective profit_fixed: found no reference of the tokens"),
         ("iw_sft", "objective iw_sft: found no sequence of the tokens"),
         ("gem", "objective gem: found statistics of tokens, expected logits"),
     ],
@@ -451,6 +494,12 @@ def test_logits_that_lack_what_the_objective_needs_are_refused(logits, targets):
         ({"name": "power", "alpha": 0}, "alpha: found 0, expected a number above 0"),
         ({"name": "entropy", "share": -0.2}, "share: found -0.2, expected a number above 0 and at most 1"),
         ({"name": "random", "share": 0}, "share: found 0"),
+        ({"name": "random", "redraw": "always"}, "redraw: found 'always', expected step or never"),
+        ({"name": "truth", "keep": "fixed"}, "keep: found 'fixed', expected core or replaceable"),
+        (
+            {"name": "profit_fixed", "direction": "middle", "tau": 0.9},
+            "tau: found 0.9, expected less than tau_high = 0.9",
+        ),
         ({"name": "eaft", "divisor": 0.0}, "divisor: found 0.0"),
         ({"name": "infosft", "cap": 0.5}, "cap: found 0.5, expected a number above 0.5 and below 1"),
         ({"name": "infosft", "cap": 1.0}, "cap: found 1.0"),

@@ -181,6 +181,8 @@ def test_objectives_and_their_settings_are_written_once():
 VALUES = {
     **{name: (-1, 0, 0.3, 0.5, 0.7, 1, 2, "half", math.nan, math.inf) for name in SETTINGS},
     "direction": ("higher", "middle", "both", 1),
+    "keep": ("core", "replaceable", "fixed", 1),
+    "redraw": ("step", "never", "always", 0),
     "gap": ("linear", "flat", 0.5),
 }
 
@@ -188,10 +190,11 @@ VALUES = {
 @pytest.mark.parametrize("objective", [name for name in OBJECTIVE_SETTINGS if name != "none"])
 def test_the_schema_and_the_objectives_admit_the_same(objective):
     pair = {"paired_with": "profit"} if objective == "excess" else {}
+    stated = {"share": 0.5} if objective == "random" else {}
     cases = [(key, value) for key in OBJECTIVE_SETTINGS[objective] for value in VALUES[key]]
     for key, value in cases:
         # An upper threshold is read with direction middle alone.
-        settings = {key: value} | ({"direction": "middle"} if key == "tau_high" else {})
+        settings = stated | {key: value} | ({"direction": "middle"} if key == "tau_high" else {})
         try:
             check_objective({"name": objective, **settings})
             allowed = True
@@ -248,13 +251,13 @@ def test_leaves_hold_the_settings_that_their_objective_reads(tmp_path):
     )
     assert [leaf["objective"] for leaf in leaves] == [
         {"name": "profit", "tau": 0.1, "direction": "middle", "tau_high": 0.8, "normaliser": "all"},
-        {"name": "random", "share": 0.5, "normaliser": "all"},
+        {"name": "random", "share": 0.5, "redraw": "step", "normaliser": "all"},
         {"name": "excess", "share": 0.6, "normaliser": "all"},
         {"name": "gem", "beta": 1.0, "gap": "logsigmoid", "normaliser": "kept"},
     ]
     assert [leaf["paired_with"] for leaf in leaves] == [None, None, "sft_3ref", None]
     paired = runs_of(load_study(MINIATURE))["mini", "random", 0].leaf
-    assert paired["objective"] == {"name": "random", "share": None, "normaliser": "all"}
+    assert paired["objective"] == {"name": "random", "share": None, "redraw": "step", "normaliser": "all"}
     for leaf in leaves:
         check_objective(leaf["objective"])
 

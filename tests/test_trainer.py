@@ -233,20 +233,21 @@ def test_the_model_without_its_adapter_is_the_reference(name, tmp_path):
 
 
 def test_columns_that_an_objective_needs_are_kept(tmp_path):
-    rows = lists(("input_ids", "labels", "reference_logprob"))
-    seen = []
+    rows = lists(("input_ids", "labels", "reference_logprob", "roles"))
+    reads = dict.fromkeys(("iw_sft", "psft", "profit_fixed"), "reference_logprob") | {"truth": "roles"}
+    seen = {name: [] for name in reads}
 
     def collator(batch):
-        seen.append(set(batch[0]))
+        seen[name].append(set(batch[0]))
         return collate([{key: torch.tensor(value) for key, value in row.items()} for row in batch])
 
-    for name in ("iw_sft", "psft"):
+    for name in reads:
         trainer = Ours(
             model=tiny_model(), args=arguments(tmp_path), train_dataset=Dataset.from_list(rows),
             data_collator=collator, objective={"name": name},
         )  # fmt: skip
         trainer.train()
-    assert all(columns == {"input_ids", "labels", "reference_logprob"} for columns in seen)
+        assert seen[name] and all(columns == {"input_ids", "labels", reads[name]} for columns in seen[name])
 
 
 def test_sixteen_bit_training_and_what_follows(tmp_path):
@@ -308,6 +309,11 @@ def without(column):
     return lambda rows: {key: value for key, value in collate(rows).items() if key != column}
 
 
+def unlabelled(rows):
+    batch = collate(rows)
+    return batch | {"roles": torch.full_like(batch["roles"], -100)}
+
+
 def routed():
     model = tiny_model()
     model.config.output_router_logits = True
@@ -343,12 +349,24 @@ def test_what_is_wrong_is_said(objective, options, message, tmp_path):
     ("name", "column", "message"),
     [
         ("iw_sft", "reference_logprob", r"objective iw_sft: found a batch with the columns \['attention_mask',"),
+        ("truth", "roles", "also roles: the place of each label's role in core, replaceable, fixed, end, from 0"),
         ("sft", "labels", r"labels: found a batch with the columns \['attention_mask', .*, expected also labels"),
     ],
 )
 def test_a_missing_column_is_named(name, column, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         ours(tmp_path, {"name": name}, data_collator=without(column)).train()
+
+
+def test_draws_that_are_to_stay_need_the_names_of_their_examples(tmp_path):
+    objective = {"name": "random", "share": 0.5, "redraw": "never"}
+    with pytest.raises(ValueError, match="expected also example: a number of its own for each example, by which"):
+        ours(tmp_path, objective).train()
+
+
+def test_a_label_without_a_role_is_said(tmp_path):
+    with pytest.raises(ValueError, match="roles: found -100 at a label, expected 0 to 3"):
+        ours(tmp_path, {"name": "truth"}, data_collator=unlabelled).train()
 
 
 def test_an_evaluation_without_targets_is_said(tmp_path):
@@ -444,7 +462,11 @@ def test_evaluation_in_trl(sft, model_folder, tmp_path):
         assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", sorted(set(OBJECTIVES) - {"asft", "gift", "iw_sft", "psft", "excess"}))
+# Those that read another model or a column of the data.
+READERS = {"asft", "gift", "iw_sft", "psft", "excess", "profit_fixed", "truth"}
+
+
+@pytest.mark.parametrize("name", sorted(set(OBJECTIVES) - READERS))
 def test_every_objective_of_its_own_runs_in_trl(sft, name, model_folder, tmp_path):
     more = {"share": 0.5} if name == "random" else {}
     trainer = sft(model_folder, tmp_path, {"name": name, "normaliser": "kept"} | more)
