@@ -253,9 +253,8 @@ def test_the_estimate_by_hand_is_logged_first(
     cost = f"{(sent * 2 + answered * 10) / 1e6:.4g}"
     expected = "model large at 127.0.0.1: 2 answers of 1 prompts, 0 cached; 2 calls, about"
     assert caplog.messages[0] == f"{expected} {sent} tokens sent and {answered} given, cost about {cost}"
-    assert (
-        "model: 2 given (0 from the cache), 0 failed, 0 retries, 200 tokens sent and 20 answered, cost 0.0006"
-        in (caplog.messages)
+    assert "model: 2 given (0 from the cache), 0 failed, 0 retries, 200 tokens sent and 20 answered, cost 0.0006" in (
+        caplog.messages
     )
     caplog.clear()
     asked(server, tmp_path, data, max_tokens=1, **prices)
