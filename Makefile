@@ -4,6 +4,7 @@
 #   make environment TORCH_OPTIONS=…   options of pip for torch alone, such as the index of the CPU builds
 #   make reference                    ship the tables and pictures of a finished miniature study
 #   make bench                        time, memory and errors of the fused LM head beside others' (profit.bench)
+#   make paper-smoke                  the paper's own study rehearsed: small models of its architectures, no hub, no GPU
 #   make test-slurm                   the smoke study on a real Slurm of one node (packages slurm-wlm and munge)
 #   make lint, make clean
 
@@ -15,13 +16,16 @@ ACTIVATE := . .venv/bin/activate
 
 PICTURES := table1_main fig2_multi_reference fig3_probability fig4_threshold
 
-.PHONY: study test test-slurm slurm-packages bench lint reference environment clean
+.PHONY: study test paper-smoke test-slurm slurm-packages bench lint reference environment clean
 
 study: environment
 	@$(ACTIVATE) && snakemake --cores all --configfile $(STUDY_FILE)
 
 test: environment
 	@$(ACTIVATE) && python -m pytest
+
+paper-smoke: environment
+	@$(ACTIVATE) && python tests/paper_smoke.py --cores all
 
 test-slurm: slurm-packages environment
 	.venv/bin/pip install --quiet -c constraints.txt -e '.[slurm]'
