@@ -185,6 +185,7 @@ def make_sources(folder: Path, steps: int = 120) -> None:
     maker = [file_hash(__file__), file_hash(Path(__file__).with_name("paper_smoke_data.py"))]
     if (folder / "made_by.json").is_file() and read_json(folder / "made_by.json") == maker:
         return
+    disable_progress_bar()
     started, texts = time.monotonic(), text()
     with write_folder(folder) as target:
         for name in FAMILIES:
@@ -238,7 +239,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--only-sources", action="store_true", help="make the sources and run nothing")
     arguments, others = parser.parse_known_args(argv)
     torch.set_num_threads(1)
-    disable_progress_bar()
     make_sources(arguments.sources)
     if not arguments.only_sources:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the judge and Snakemake end with this
