@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, StringConstraints, create_model, model_validator
 
 from profit.miniature.world import Share, Strict
-from profit.settings import OBJECTIVE_SETTINGS, SETTINGS, Setting, conflict
+from profit.settings import OBJECTIVE_SETTINGS, SETTINGS, Setting, conflict, copies_steps
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.]*$")]
 # Models are called what the paper calls them: Qwen3-0.6B-Base.
@@ -20,6 +20,7 @@ ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+Part = Annotated[float, Field(gt=0, le=1)]
 Item = TypeVar("Item")
 Some = Annotated[list[Item], Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0)]
@@ -102,7 +103,16 @@ class Method(_Settings):
     neftune: NotNegative | None = Field(None, description="default: that of training")
     paired_with: Name | None = Field(
         None,
-        description="method whose kept share a step is copied (random), or whose scores are the reference (excess)",
+        description="method whose kept share a step is copied (random), whose scores are the reference (excess), or "
+        "whose updates are matched (match)",
+    )
+    match: Literal["update_norm"] | None = Field(
+        None, description="bring each step's change of the parameters to the L2 norm of the paired run's in that step"
+    )
+    stop: Part = Field(1.0, description="share of the planned steps to train, at the learning rates planned for all")
+    mix: Part = Field(1.0, description="write base + mix x (trained - base) in place of the trained weights")
+    update_norm: bool = Field(
+        False, description="log the norm of each update also where 50 million parameters or more are trained"
     )
     seeds: Seeds = 5
     models: Some[ModelName] | None = Field(None, description="default: all")
@@ -119,12 +129,16 @@ class Method(_Settings):
             )
         if wrong := conflict(self.objective, settings):
             raise ValueError(": ".join(wrong))
-        pairs = self.objective == "excess" or self.objective == "random" and self.share is None
+        objective = {"name": self.objective, "share": self.share}
+        pairs = self.objective == "excess" or copies_steps({"objective": objective, "match": self.match})
         if pairs != (self.paired_with is not None):
             raise ValueError(
-                f"paired_with: found {self.paired_with!r}, expected a method with random (unless it states a share) "
-                "and with excess, else no such key"
+                f"paired_with: found {self.paired_with!r}, expected a method with random (unless it states a share), "
+                "with excess and with match, else no such key"
             )
+        for key in ("match", "stop", "mix", "update_norm") if self.objective == "none" else ():
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key}: found {getattr(self, key)!r}, expected no such key with none")
         return self
 
     @property

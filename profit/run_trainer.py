@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Sampler
 from transformers import TrainingArguments
 
@@ -29,6 +30,7 @@ from profit.head import TokenLoss
 from profit.logits import IGNORED
 from profit.steplog import StepLog
 from profit.trainer import ProFitTrainer
+from profit.updates import Updates
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +40,12 @@ SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_
 
 @dataclass(frozen=True)
 class Length:
-    """How long a run is: optimizer steps, micro-batches a step and process, and shares copied from its paired run."""
+    """How long a run is: optimizer steps, those that its learning rate is planned for (it may stop before), and
+    micro-batches a step and process."""
 
     steps: int
+    planned: int
     accumulation: int
-    shares: list[float] | None
 
 
 def training_arguments(run: dict[str, Any], length: Length, compute: Compute, folder: Path) -> TrainingArguments:
@@ -51,7 +54,7 @@ def training_arguments(run: dict[str, Any], length: Length, compute: Compute, fo
     arguments = TrainingArguments(
         output_dir=str(folder), max_steps=length.steps, per_device_train_batch_size=training["micro_batch_size"],
         gradient_accumulation_steps=length.accumulation, learning_rate=training["learning_rate"],
-        lr_scheduler_type=SCHEDULES[training["schedule"]], warmup_steps=math.ceil(training["warmup"] * length.steps),
+        lr_scheduler_type=SCHEDULES[training["schedule"]], warmup_steps=math.ceil(training["warmup"] * length.planned),
         weight_decay=training["weight_decay"], max_grad_norm=training["max_grad_norm"], seed=run["seed"],
         save_strategy="epoch", save_total_limit=2, logging_steps=1, remove_unused_columns=False, report_to=[],
         neftune_noise_alpha=training["neftune"] or None, bf16=compute.precision == "bfloat16",
@@ -131,7 +134,9 @@ def unseen_examples(size: int, seed: int, steps: int, batch_size: int) -> list[i
 class RunTrainer(ProFitTrainer):
     """ProFitTrainer on batches of `collate`, which writes `step_log` where there is one (in the first process).
 
-    `shares` gives the share of tokens to keep in each step (objective random). Further arguments are ProFitTrainer's.
+    `planned` is the number of steps of the schedule of the learning rate. `shares` gives the share of tokens to keep
+    in each step (objective random); `updates` measures the update_norm of the log. Further arguments are
+    ProFitTrainer's.
     """
 
     def __init__(
@@ -139,12 +144,17 @@ class RunTrainer(ProFitTrainer):
         *,
         train_dataset: Sequence[dict[str, Any]],
         step_log: StepLog | None,
+        planned: int,
         shares: Sequence[float] | None = None,
+        updates: Updates | None = None,
         **arguments: Any,
     ) -> None:
-        self.shares, self.answers = shares, len(train_dataset)
+        self.planned, self.shares, self.updates = planned, shares, updates
+        self.answers = len(train_dataset)
         super().__init__(train_dataset=[*train_dataset, without_targets(train_dataset[0])], **arguments)
         self.step_log = step_log
+        if updates is not None:
+            self.add_callback(updates)
         self._clock = self._said = time.monotonic()
         if self.is_fsdp_enabled and self.args.bf16:
             # accelerate's own policy rounds the loss too, and adds up gradients in bf16. Those of an adapter are left
@@ -156,6 +166,14 @@ class RunTrainer(ProFitTrainer):
     def kept_share(self) -> float | None:
         """That of the paired run in the same step, or the one stated."""
         return self.shares[self.state.global_step] if self.shares else super().kept_share()
+
+    def create_scheduler(self, num_training_steps: int, *args: Any, **kwargs: Any) -> LRScheduler:
+        """The Trainer's, for the steps that are planned."""
+        return super().create_scheduler(self.planned, *args, **kwargs)
+
+    def get_batch_samples(self, *args: Any) -> tuple[list[dict[str, Tensor]], int | None]:
+        """As ProFitTrainer's; none after the last step, where a run that ended within an epoch would resume."""
+        return super().get_batch_samples(*args) if self.state.global_step < self.state.max_steps else ([], None)
 
     def _get_train_sampler(self, *_: Any) -> SeededOrder:
         together = self.args.per_device_train_batch_size * self.args.world_size
@@ -208,6 +226,7 @@ class RunTrainer(ProFitTrainer):
             "near_tau": int(sums["near_tau"]) if "tau" in self.objective else None,
             "grad_norm": logs["grad_norm"],
             "clipped": logs["grad_norm"] > self.args.max_grad_norm,
+            "update_norm": None if self.updates is None else self.updates.norm,
             "learning_rate": logs["learning_rate"],
             "tokens": int(tokens),
             "tokens_per_second": tokens / (now - self._clock),

@@ -3,7 +3,8 @@
 A row is flushed before the next step begins. A run that resumes cuts the log back to its checkpoint's step, so that
 each step stands in it once whatever was killed when.
 
-No command: written by `profit.train`; the random mask reads the column `kept` of the run that it is paired with.
+No command: written by `profit.train`; of the run that it is paired with, a random mask reads the column `kept`, and a
+run that matches updates the column `update_norm`.
 """
 
 import json
@@ -17,10 +18,11 @@ from profit.files import InputError, read_parquet
 
 # loss: mean cross-entropy of all target tokens, whatever their weights; objective_loss: what is minimised; kept…:
 # share of the tokens (of a label; none where no token of the step has it) with a weight above zero; near_tau: tokens
-# within 5 % of tau; grad_norm: unclipped.
+# within 5 % of tau; grad_norm: unclipped; update_norm: L2 norm of the change of the trained parameters, none
+# where many millions are trained and nobody asked for it.
 COLUMNS = (
     "step", "epoch", "loss", "objective_loss", "kept", "kept_core", "kept_replaceable", "kept_fixed", "kept_end",
-    "weight_mean", "near_tau", "grad_norm", "clipped", "learning_rate", "tokens", "tokens_per_second",
+    "weight_mean", "near_tau", "grad_norm", "clipped", "update_norm", "learning_rate", "tokens", "tokens_per_second",
 )  # fmt: skip
 
 
@@ -57,13 +59,15 @@ class StepLog:
         return frame.astype(kinds | {"near_tau": "Int64"})
 
 
-def paired_shares(path: str | Path, steps: int) -> list[float]:
-    """Share of target tokens that the paired run kept in each of its steps, from its steps.parquet.
+def paired_column(path: str | Path, column: str, steps: int) -> list[float]:
+    """A column of the paired run's steps.parquet, such as the share of target tokens that it kept in each step.
 
     Raises:
-        InputError: missing or damaged file, or steps other than 1 … `steps`.
+        InputError: missing or damaged file, steps other than 1 … `steps`, or a step without a number there.
     """
-    frame = read_parquet(path, ["step", "kept"])
+    frame = read_parquet(path, ["step", column])
     if frame["step"].tolist() != list(range(1, steps + 1)):
         raise InputError(f"{path}: found {len(frame)} steps, expected the {steps} of the run paired with it")
-    return frame["kept"].tolist()
+    if frame[column].isna().any():
+        raise InputError(f"{path}, column {column}: found steps without a number, expected the paired run to log it")
+    return frame[column].tolist()

@@ -3,12 +3,18 @@
     python -m profit train --run '{"model": …, "method": …, "seed": 0, "objective": {"name": "profit", …}, …}' \\
         --model results/S/models/M --references results/S/data/references.parquet \\
         [--annotations results/S/annotations/references/truth.parquet] [--compute '{"processes": 2, …}'] \\
+        [--paired …/steps.parquet] [--scores …/base.parquet] \\
         --scratch results/S/scratch/M --output-model …/model --output-steps …/steps.parquet \\
         --output-summary …/train.json
 
 The references of a run and their order depend on the seed alone, so all methods of a seed see the same data in the
 same order. A killed run resumes from its last complete checkpoint and ends with the numbers of an undisturbed one. On
 several processes, which this command starts itself (profit.processes), every step is on the same answers as on one.
+
+Keys of a run beside objective and settings, all of which may be left out: `match: update_norm` brings each update to
+the size of the paired run's (profit.updates); `stop` is the share of the planned steps after which the training ends,
+its learning rate as planned for all; `mix` writes theta_base + mix (theta - theta_base) in place of theta, the weights
+trained; `update_norm` measures the updates of a model too large to do so unasked.
 """
 
 import argparse
@@ -19,6 +25,7 @@ import math
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -49,7 +56,9 @@ from profit.fuse import fuse_head
 from profit.models import PLAIN, context_length, load_tokenizer, load_weights, pad_token, parse_compute, weights_hash
 from profit.objectives import OBJECTIVES, check_objective
 from profit.run_trainer import Length, RunTrainer, collate, training_arguments, unseen_examples
-from profit.steplog import StepLog, paired_shares
+from profit.settings import copies_steps
+from profit.steplog import StepLog, paired_column
+from profit.updates import MOST_MEASURED, Updates
 
 log = logging.getLogger(__name__)
 
@@ -57,24 +66,33 @@ log = logging.getLogger(__name__)
 DECISIVE = {"precision", "attention", "gradient_checkpointing", "processes"}
 
 
-def check(run: dict[str, Any], paired: Path | None, scores: Path | None) -> None:
-    """Raise InputError for a wrong objective, or files of other runs that it lacks or does not read."""
-    objective = run["objective"]
+def check(run: dict[str, Any], annotations: Path | None, paired: Path | None, scores: Path | None) -> None:
+    """Raise InputError for wrong settings, labels that it lacks, or files of other runs that it lacks or reads not."""
+    objective, match = run["objective"], run.get("match")
     try:
         check_objective(objective)
     except ValueError as error:
         raise InputError(f"--run: {error}") from None
-    needs = OBJECTIVES[objective["name"]].needs
+    if match not in (None, "update_norm"):
+        raise InputError(f"--run: match: found {match!r}, expected update_norm or null")
+    for key in ("stop", "mix"):
+        value = run.get(key, 1.0)
+        if not 0 < value <= 1:
+            raise InputError(f"--run: {key}: found {value}, expected a number above 0 and at most 1")
+        if value < 1 and run["keep_epochs"]:
+            raise InputError(f"--run: {key}: found {value} with keep_epochs, expected 1")
+    needs, named = OBJECTIVES[objective["name"]].needs, f"objective {objective['name']}"
+    named += f" and match {match}" if match else ""
+    if "role" in needs and annotations is None:
+        raise InputError(f"--annotations: found nothing, expected the labels of the references with {named}")
     wanted = {
-        "--paired": (paired, "share" in needs and objective.get("share") is None, "the step log of the run to copy"),
+        "--paired": (paired, copies_steps(run), "the step log of the run to copy"),
         "--scores": (scores, "reference" in needs, "the scores of the references under another model"),
     }
     for option, (given, wants, what) in wanted.items():
         if wants != (given is not None):
             expected = what if wants else "nothing"
-            raise InputError(
-                f"{option}: found {given or 'nothing'}, expected {expected} with objective {objective['name']}"
-            )
+            raise InputError(f"{option}: found {given or 'nothing'}, expected {expected} with {named}")
 
 
 def accumulation_of(run: dict[str, Any], count: int) -> int:
@@ -90,18 +108,28 @@ def accumulation_of(run: dict[str, Any], count: int) -> int:
     return accumulation
 
 
-def plan(run: dict[str, Any], examples: int, paired: Path | None) -> Length:
-    """Steps of the run and what it copies from its paired run.
-
-    Raises:
-        InputError: as `accumulation_of`, or a paired log of another length.
-    """
+def plan(run: dict[str, Any], examples: int) -> Length:
+    """Steps of the run; InputError as `accumulation_of`."""
     training = run["training"]
     # With budget `steps`, several references a prompt share the steps that one would get.
     each = examples if run["budget"] == "epochs" else examples // run["references"]
-    steps = math.ceil(each / training["batch_size"]) * training["epochs"]
-    shares = paired_shares(paired, steps) if paired is not None else None
-    return Length(steps, accumulation_of(run, processes.count()), shares)
+    planned = math.ceil(each / training["batch_size"]) * training["epochs"]
+    steps = max(1, round(run.get("stop", 1.0) * planned))
+    return Length(steps, planned, accumulation_of(run, processes.count()))
+
+
+def copied(run: dict[str, Any], paired: Path | None, steps: int) -> tuple[list[float] | None, list[float] | None]:
+    """Share of tokens to keep and norm of the update of each step, each None unless it is that of the paired run.
+
+    Raises:
+        InputError: as profit.steplog.paired_column.
+    """
+    match = run.get("match")
+    shares = paired is not None and copies_steps({**run, "match": None})
+    return (
+        paired_column(paired, "kept", steps) if shares else None,
+        paired_column(paired, match, steps) if match else None,
+    )
 
 
 def trainable_model(run: dict[str, Any], folder: Path, compute: Compute) -> PreTrainedModel:
@@ -157,6 +185,18 @@ def gathered_weights(trainer: RunTrainer) -> dict[str, Tensor] | None:
     return trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
 
 
+def mixed(weights: Mapping[str, Tensor], base: Mapping[str, Tensor] | None, mix: float) -> dict[str, Tensor]:
+    """theta_base + mix (theta - theta_base) for all weights by name; without a `base` they are an adapter's, B A."""
+    if base is None:
+        return {name: value * mix if ".lora_B." in name else value for name, value in weights.items()}
+    made: dict[int, Tensor] = {}  # by place in memory: what is tied stays one
+    for name, value in weights.items():
+        if value.data_ptr() not in made:
+            apart = value.is_floating_point()
+            made[value.data_ptr()] = torch.lerp(base[name], value.to(base[name]), mix) if apart else value
+    return {name: made[value.data_ptr()] for name, value in weights.items()}
+
+
 def save_model(
     trainer: RunTrainer, weights: dict[str, Tensor] | None, tokenizer: PreTrainedTokenizerBase, folder: Path
 ) -> None:
@@ -181,7 +221,8 @@ def train(arguments: argparse.Namespace, job: provenance.Job) -> None:
     run, folder, compute = arguments.run, arguments.model, arguments.compute
     tokenizer, context = load_tokenizer(folder), context_length(folder)
     examples = prepare_examples(run, tokenizer, arguments.references, arguments.annotations, context, arguments.scores)
-    length = plan(run, len(examples.rows), arguments.paired)
+    length = plan(run, len(examples.rows))
+    shares, norms = copied(run, arguments.paired, length.steps)
     files = [arguments.references, arguments.annotations, arguments.paired, arguments.scores]
     first, scratch = processes.first(), arguments.scratch
     with claim(scratch, fingerprint(run, compute, folder, files)) if first else nullcontext():
@@ -191,13 +232,16 @@ def train(arguments: argparse.Namespace, job: provenance.Job) -> None:
         if first:
             step_log.cut(done)
         model = trainable_model(run, folder, compute)
+        asked = run.get("update_norm") or norms is not None
+        measured = asked or model.num_parameters(only_trainable=True) < MOST_MEASURED
         compares = "reference_logits" in OBJECTIVES[run["objective"]["name"]].needs
         # An adapter that is switched off leaves the base; full tuning changes it, so a copy is kept.
         frozen = compares and run["tuning"]["kind"] == "full"
         trainer = RunTrainer(
             model=model, args=training_arguments(run, length, compute, scratch), train_dataset=examples.rows,
             data_collator=partial(collate, pad=pad_token(tokenizer)), callbacks=[Completed()],
-            objective=run["objective"], step_log=step_log, shares=length.shares,
+            objective=run["objective"], step_log=step_log, planned=length.planned, shares=shares,
+            updates=Updates(norms) if measured else None,
             reference_model=load_weights(folder, compute, frozen=True) if frozen else None,
         )  # fmt: skip
         if run["keep_epochs"]:
@@ -212,6 +256,9 @@ def train(arguments: argparse.Namespace, job: provenance.Job) -> None:
             return
         steps = step_log.frame()
         job.tokens(steps["tokens"].sum())
+        if run.get("mix", 1.0) < 1:
+            base = load_weights(folder).state_dict() if run["tuning"]["kind"] == "full" else None
+            weights = mixed(trainer.model.state_dict() if weights is None else weights, base, run["mix"])
         with write_folder(arguments.output_model) as output:
             save_model(trainer, weights, tokenizer, output)
             if run["keep_epochs"]:
@@ -226,6 +273,7 @@ def train(arguments: argparse.Namespace, job: provenance.Job) -> None:
             "steps": length.steps,
             "tokens_trained": int(steps["tokens"].sum()),
             "kept": float((steps["kept"] * steps["tokens"]).sum() / steps["tokens"].sum()),
+            "clip_rate": float(steps["clipped"].mean()),
             "loss_first": steps["loss"].iloc[0],
             "loss_last": steps["loss"].iloc[-1],
             "parameters": model.num_parameters(),
@@ -244,7 +292,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", type=Path, required=True, help="folder of the base model")
     parser.add_argument("--references", type=Path, required=True, help="references.parquet")
     parser.add_argument("--annotations", type=Path, help="labels of the references (Parquet); left out: none counted")
-    parser.add_argument("--paired", type=Path, help="steps.parquet of the run whose kept share a step is copied")
+    parser.add_argument("--paired", type=Path, help="steps.parquet of the run to copy, step by step")
     parser.add_argument("--scores", type=Path, help="scores of the references under another model (Parquet)")
     parser.add_argument("--compute", type=parse_compute, default=PLAIN, help="how the model is held and run, as JSON")
     parser.add_argument("--scratch", type=Path, required=True, help="folder for checkpoints, removed at the end")
@@ -262,7 +310,7 @@ def main(argv: list[str] | None = None) -> None:
     run, compute = arguments.run, arguments.compute
     level = logging.INFO if processes.first() else logging.ERROR
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    check(run, arguments.paired, arguments.scores)
+    check(run, arguments.annotations, arguments.paired, arguments.scores)
     accumulation_of(run, compute.processes)
     if compute.processes > processes.count():
         processes.launch("profit.train", argv, compute.processes)

@@ -166,7 +166,7 @@ def make_steps(run: dict[str, Any], rng: np.random.Generator) -> pd.DataFrame:
         noisy = share + shift * (0 < share < 1) + 0.02 * rng.normal(size=STEPS) * (share < 1)
         frame[name] = np.clip(noisy, 0, 1)
     defaults = {"objective_loss": 0.8, "weight_mean": share, "near_tau": None, "grad_norm": 1.0, "clipped": False}
-    return frame.assign(**defaults, learning_rate=1e-4, tokens=600 + steps, tokens_per_second=9000.0)
+    return frame.assign(**defaults, update_norm=0.02, learning_rate=1e-4, tokens=600 + steps, tokens_per_second=9000.0)
 
 
 def write_evaluation(

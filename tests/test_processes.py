@@ -26,6 +26,8 @@ from profit.run_trainer import Length, SeededOrder, collate, training_arguments,
 TESTS = Path(__file__).parent
 PROFIT = {"name": "profit", "tau": 0.02}
 LORA = {"kind": "lora", "rank": 4, "alpha": 8, "target_modules": "all-linear"}
+MATCHED = {"match": "update_norm", "paired_with": "other", "stop": 0.85, "mix": 0.5}  # five of six steps
+NORMS = [0.0, 0.02, 0.05, 0.01, 0.03]
 LONG = "long enough to be killed"
 # Micro-batches of one answer accumulate; of two, the last step of an epoch of ten answers is filled up.
 RUNS = {
@@ -33,6 +35,8 @@ RUNS = {
     LONG: ("ddp", {"epochs": 30}, {}, {}),
     "ddp whole steps": ("ddp", {"objective": {"name": "entropy", "share": 0.3, "normaliser": "kept"}}, {}, {}),
     "ddp lora": ("ddp", {"objective": PROFIT, "tuning": LORA}, {}, {"gradient_checkpointing": True}),
+    "ddp lora matched": ("ddp", MATCHED | {"tuning": LORA}, {}, {}),
+    "fsdp matched": ("again", MATCHED, {}, {}),
     "fsdp": ("again", {"objective": PROFIT, "keep_epochs": True}, {"micro_batch_size": 1}, {}),
     "fsdp lora untied": ("again", {"objective": PROFIT, "tuning": LORA, "keep_epochs": True}, {}, {}),
     "fsdp bf16": ("fsdp", {"objective": PROFIT}, {}, {"precision": "bfloat16", "gradient_checkpointing": True}),
@@ -60,6 +64,9 @@ def command(tmp_path_factory, model_folder, references_path, annotations_path):
     model.lm_head.weight.data.copy_(model.model.embed_tokens.weight.flip(0))
     model.save_pretrained(untied)
 
+    paired = untied.with_name("paired.parquet")
+    pd.DataFrame({"step": range(1, len(NORMS) + 1), "update_norm": NORMS}).to_parquet(paired)
+
     def make(name, run, **compute):
         out = tmp_path_factory.mktemp("processes") / name
         arguments = {
@@ -67,7 +74,7 @@ def command(tmp_path_factory, model_folder, references_path, annotations_path):
             "--references": references_path, "--annotations": annotations_path, "--scratch": out / "scratch",
             "--output-model": out / "model", "--output-steps": out / "steps.parquet",
             "--output-summary": out / "train.json", "--compute": json.dumps(compute),
-        }  # fmt: skip
+        } | ({"--paired": paired} if run.get("match") else {})  # fmt: skip
         return out, [str(part) for pair in arguments.items() for part in pair]
 
     return make
@@ -85,6 +92,8 @@ def check_steps(out, expected):
     times = ["tokens_per_second", "epoch"]  # the latter counts micro-batches
     pd.testing.assert_frame_equal(found.drop(columns=times), whole.drop(columns=times), rtol=1e-5, atol=1e-5)
     assert found["epoch"].iloc[-1] == whole["epoch"].iloc[-1]
+    if len(found) == len(NORMS):
+        assert found["update_norm"].tolist() == pytest.approx(NORMS, rel=1e-5)
 
 
 def check_weights(out, expected, tolerance):
@@ -214,7 +223,7 @@ def test_alone_nobody_is_waited_for():
 
 def test_on_gpus_weights_are_sharded_and_each_process_keeps_its_part(monkeypatch, tmp_path):
     compute = parse_compute('{"precision": "bfloat16", "gradient_checkpointing": true, "processes": 2}')
-    length = Length(steps=6, accumulation=2, shares=None)
+    length = Length(steps=6, planned=6, accumulation=2)
     monkeypatch.setattr(processes, "sharded", lambda: True)
     found = training_arguments(leaf(), length, compute, tmp_path)
     assert (

@@ -21,14 +21,16 @@ METHODS = {
     "sft": {"objective": {"name": "sft"}},
     "random": {"objective": {"name": "random"}},
     "lora": {"objective": {"name": "profit", "tau": 0.02}, "tuning": LORA},
+    "matched": {"objective": {"name": "random"}, "match": "update_norm"},
 }
+STOPPED = {"objective": {"name": "sft"}, "stop": 0.55, "mix": 0.5, "keep_epochs": False}  # after 5 steps of 9
 
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory, model_folder, references_path, annotations_path):
     folder = tmp_path_factory.mktemp("resume")
-    shares = pd.DataFrame({"step": range(1, STEPS + 1), "kept": [0.3 + 0.05 * step for step in range(STEPS)]})
-    shares.to_parquet(folder / "paired.parquet")
+    columns = {"kept": [0.3 + 0.05 * step for step in range(STEPS)], "update_norm": [0.1 * n for n in range(STEPS)]}
+    pd.DataFrame({"step": range(1, STEPS + 1), **columns}).to_parquet(folder / "paired.parquet")
     return {"folder": folder, "model": model_folder, "data": references_path, "annotations": annotations_path}
 
 
@@ -40,14 +42,14 @@ def run(paths, name, method, **training):
             "epochs": 3, "batch_size": 4, "micro_batch_size": 4, "learning_rate": 1e-2, "schedule": "cosine",
             "warmup": 0.1, "weight_decay": 0.01, "max_grad_norm": 1.0, "max_length": 64, "neftune": 0.0,
         } | training,
-        "keep_epochs": True, "paired_with": None, **METHODS[method],
+        "keep_epochs": True, "paired_with": None, **(METHODS | {"stopped": STOPPED})[method],
     }  # fmt: skip
     out = paths["folder"] / name
     arguments = {
         "--run": json.dumps(leaf), "--model": paths["model"], "--references": paths["data"],
         "--annotations": paths["annotations"], "--scratch": out / "scratch", "--output-model": out / "model",
         "--output-steps": out / "steps.parquet", "--output-summary": out / "train.json",
-    } | ({"--paired": paths["folder"] / "paired.parquet"} if method == "random" else {})  # fmt: skip
+    } | ({"--paired": paths["folder"] / "paired.parquet"} if method in ("random", "matched") else {})  # fmt: skip
     train.main([str(part) for pair in arguments.items() for part in pair])
     return out
 
@@ -154,6 +156,20 @@ def test_a_run_killed_while_it_writes_its_outputs_trains_no_more(paths, undistur
     out = run(paths, "outputs", "lora")
     assert read_json(out / "train.json")["resumed_after_step"] == STEPS
     assert_same(out, undisturbed["lora"])
+
+
+def test_a_run_that_stopped_within_an_epoch_trains_no_more(paths):
+    whole = run(paths, "stopped_undisturbed", "stopped")
+
+    def job() -> None:
+        train.write_parquet = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        run(paths, "stopped", "stopped")
+
+    killed(job)
+    out = run(paths, "stopped", "stopped")
+    assert read_json(out / "train.json")["resumed_after_step"] == read_json(whole / "train.json")["steps"] == 5
+    (files, log), (expected_files, expected_log) = content(out), content(whole)
+    assert log.equals(expected_log) and len(log) == 5 and files == expected_files
 
 
 def cut_in_half(file: Path) -> None:

@@ -9,10 +9,12 @@ import pandas as pd
 import pytest
 import torch
 from conftest import PROMPTS
+from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
-from profit import data, train
+from profit import data, score, train
+from profit.draws import token_draws
 from profit.files import InputError, read_json, read_parquet_metadata, write_parquet
 from profit.fuse import fuse_head
 from profit.head import TokenLoss
@@ -165,6 +167,173 @@ def test_entropy_and_random_keep_their_exact_share_of_every_step(run_train):
     assert not random["objective_loss"].equals(steps(paired)["objective_loss"])
 
 
+def targets(model_folder, references_path):
+    """(example, position among its targets, label) of every target token that a run with seed 0 trains on."""
+    rows, encoded = first_batch(model_folder, references_path, None, size=PROMPTS)
+    order = list(SeededOrder(PROMPTS, 0))
+    return [
+        (order[i], position, label)
+        for i, (row, item) in enumerate(zip(rows, encoded, strict=True))
+        for position, label in enumerate(data.token_labels(item.spans, row.spans))
+    ]
+
+
+def test_the_masks_of_the_truth_share_out_the_tokens_by_label(run_train, model_folder, references_path):
+    for keep, expected in (("core", (1, 0, 1, 1)), ("replaceable", (0, 1, 0, 0))):
+        log = steps(run_train(keep, objective={"name": "truth", "keep": keep}))
+        for label, share in zip(data.LABELS, expected, strict=True):
+            assert (log[f"kept_{label}"] == share).all(), label
+        found = [
+            (label == "replaceable") == (keep == "replaceable") for *_, label in targets(model_folder, references_path)
+        ]
+        assert (log["kept"] * log["tokens"]).sum() == pytest.approx(2 * sum(found)) and 0 < sum(found) < len(found)
+
+
+def test_the_fixed_mask_is_that_of_the_base_in_every_epoch(run_train, model_folder, references_path, tmp_path):
+    base = run_train("base", training={"epochs": 4}) / "model"
+    scores = tmp_path / "scores.parquet"
+    score.main(["--model", str(base), "--references", str(references_path), "--output", str(scores)])
+    settings = {"tau": 0.5, "direction": "higher"}
+    fixed = steps(run_train("fixed", model=base, scores=scores, objective={"name": "profit_fixed", **settings}))
+    online = steps(run_train("online", model=base, objective={"name": "profit", **settings}))
+    # Nothing has been learnt before the second step: the first one's rate is 0.
+    assert fixed["kept"].iloc[:2].tolist() == pytest.approx(online["kept"].iloc[:2].tolist())
+    assert fixed["near_tau"].iloc[0] == online["near_tau"].iloc[0]
+    chosen = data.choose_references(data.load_references(references_path), 1, 0)
+    stored = pd.read_parquet(scores).merge(chosen[["prompt_id", "reference_id"]])
+    kept = (fixed["kept"] * fixed["tokens"]).round()
+    assert kept[:3].sum() == kept[3:].sum() == (stored["logprob"] > math.log(0.5)).sum()
+    assert (online["kept"] * online["tokens"])[3:].sum() > kept[3:].sum()
+
+
+def test_a_random_mask_that_stays_keeps_the_same_tokens_in_every_epoch(run_train, model_folder, references_path):
+    objective = {"name": "random", "share": 0.5, "redraw": "never"}
+    log = steps(run_train(objective=objective, training={"micro_batch_size": 2}))
+    example, position = (
+        torch.tensor(values) for values in list(zip(*targets(model_folder, references_path), strict=True))[:2]
+    )
+    expected = int((token_draws(0, 0, example, position) < 0.5).sum())
+    kept = (log["kept"] * log["tokens"]).round()
+    assert kept[:3].sum() == kept[3:].sum() == expected and kept[:3].tolist() != kept[3:].tolist()
+    paired = run_train("paired", objective={"name": "profit", "tau": 0.02}) / "steps.parquet"
+    copy = steps(run_train("copy", paired=paired, objective=objective | {"share": None}))
+    assert copy["kept"].tolist() == pytest.approx(pd.read_parquet(paired)["kept"].tolist(), abs=0.15)
+
+
+def tensors(folder):
+    """The weights that a run wrote, of all of its parameters or of its adapter."""
+    (file,) = folder.glob("*.safetensors")
+    return load_file(file)
+
+
+def distance(one, other):
+    return math.sqrt(sum(((one[name] - other[name]).double() ** 2).sum().item() for name in one))
+
+
+# One step an epoch, so that the model after every step is kept.
+EVERY_STEP = {"keep_epochs": True, "training": {"batch_size": 10, "micro_batch_size": 5, "epochs": 3, "warmup": 0.0}}
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_the_norm_of_each_update_is_that_of_the_change_of_the_weights(run_train, model_folder, tuning):
+    changes = EVERY_STEP | ({"tuning": LORA} if tuning == "lora" else {})
+    out = run_train(**changes)
+    found = [tensors(model_folder)] if tuning == "full" else []
+    found += [tensors(out / "model" / f"epoch{epoch}") for epoch in (1, 2, 3)]
+    expected = [distance(one, other) for one, other in zip(found, found[1:], strict=False)]
+    assert steps(out)["update_norm"].tolist()[-len(expected) :] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_a_matched_run_has_the_direction_of_its_own_updates_and_the_size_of_others(
+    run_train, tmp_path, model_folder, tuning
+):
+    changes = EVERY_STEP | ({"tuning": LORA} if tuning == "lora" else {})
+    wanted = [0.3, 0.02, 0.1]
+    pd.DataFrame({"step": [1, 2, 3], "update_norm": wanted}).to_parquet(tmp_path / "paired.parquet")
+    plain = run_train("plain", **changes)
+    matched = run_train("matched", paired=tmp_path / "paired.parquet", match="update_norm", **changes)
+    assert steps(matched)["update_norm"].tolist() == pytest.approx(wanted, rel=1e-5)
+    assert steps(matched)["grad_norm"].iloc[0] == steps(plain)["grad_norm"].iloc[0]
+    own = steps(plain)["update_norm"].iloc[0]
+    assert abs(own / wanted[0] - 1) > 0.1
+    if tuning == "full":
+        before, after, found = (tensors(at) for at in (model_folder, plain / "model/epoch1", matched / "model/epoch1"))
+        for name, value in before.items():
+            expected = value + wanted[0] / own * (after[name] - value)
+            torch.testing.assert_close(found[name], expected, rtol=0, atol=1e-7)
+        first, second = (tensors(matched / "model" / f"epoch{epoch}") for epoch in (1, 2))
+        assert distance(first, second) == pytest.approx(wanted[1], rel=1e-4)
+
+
+def test_a_run_matched_to_itself_is_itself(run_train):
+    plain = run_train("plain", training={"micro_batch_size": 2})
+    same = run_train("same", paired=plain / "steps.parquet", match="update_norm", training={"micro_batch_size": 2})
+    assert steps(same).drop(columns=TIMINGS).equals(steps(plain).drop(columns=TIMINGS))
+    assert all(value.equal(weights(plain)[name]) for name, value in weights(same).items())
+
+
+def test_an_update_of_nothing_has_no_direction(run_train, tmp_path):
+    paired = run_train("paired", training={"warmup": 0.0}) / "steps.parquet"
+    with pytest.raises(
+        InputError, match="step 1: found an update of norm 0, expected one to bring to 1.5.*paired run"
+    ):
+        run_train(paired=paired, match="update_norm")
+    assert not (tmp_path / "run").exists()
+
+
+def test_updates_of_large_models_are_measured_on_request(run_train, monkeypatch):
+    monkeypatch.setattr(train, "MOST_MEASURED", 1000)
+    silent, asked = run_train("silent"), run_train("asked", update_norm=True)
+    assert steps(silent)["update_norm"].isna().all() and steps(asked)["update_norm"].notna().all()
+    with pytest.raises(
+        InputError, match="column update_norm: found steps without a number, expected the paired run to"
+    ):
+        run_train(paired=silent / "steps.parquet", match="update_norm")
+    matched = steps(run_train("matched", paired=asked / "steps.parquet", match="update_norm"))
+    assert matched["update_norm"].tolist() == pytest.approx(steps(asked)["update_norm"].tolist())
+
+
+def test_a_run_that_stops_early_is_the_whole_run_so_far(run_train):
+    whole = run_train("whole", keep_epochs=True)
+    stopped = run_train("stopped", stop=0.5)
+    assert steps(stopped).drop(columns=TIMINGS).equals(steps(whole).drop(columns=TIMINGS)[:3])
+    at = load_file(whole / "model" / "epoch1" / "model.safetensors")
+    assert all(value.equal(at[name]) for name, value in tensors(stopped / "model").items())
+    short = run_train("short", stop=0.01)
+    summary = read_json(short / "train.json")
+    assert summary["steps"] == 1 and len(summary["unseen"]) == PROMPTS - 4 and len(steps(short)) == 1
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_a_mix_lies_between_the_base_and_the_trained_weights(run_train, model_folder, tuning):
+    changes = {"tuning": LORA} if tuning == "lora" else {}
+    whole, half = run_train("whole", **changes), run_train("half", mix=0.25, **changes)
+    assert steps(half).drop(columns=TIMINGS).equals(steps(whole).drop(columns=TIMINGS))
+    made, full = tensors(half / "model"), tensors(whole / "model")
+    assert made.keys() == full.keys()
+
+    def effective(folder):
+        if tuning == "full":
+            return weights(folder)
+        adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_folder), folder / "model")
+        return adapted.merge_and_unload().state_dict()
+
+    base = AutoModelForCausalLM.from_pretrained(model_folder).state_dict()
+    one, other = effective(whole), effective(half)
+    assert distance(one, base) > 0.1
+    for name, value in base.items():
+        torch.testing.assert_close(other[name], value + 0.25 * (one[name] - value), rtol=0, atol=1e-6)
+
+
+def test_the_summary_says_how_often_gradients_were_clipped(run_train):
+    largest = steps(run_train("free", training={"max_grad_norm": 1e9}))["grad_norm"]
+    out = run_train(training={"max_grad_norm": largest.median()})
+    clipped = (steps(out)["grad_norm"] > largest.median()).tolist()
+    assert 0 < sum(clipped) < len(clipped)
+    assert read_json(out / "train.json")["clip_rate"] == sum(clipped) / len(clipped)
+
+
 def test_the_same_seed_gives_the_same_bits(run_train):
     objective = {"name": "profit", "tau": 0.02}
     one, two = (run_train(name, objective=objective) for name in ("one", "two"))
@@ -294,6 +463,14 @@ def test_the_order_depends_on_seed_and_epoch_alone():
         ({"objective": {"name": "random"}}, "--paired: found nothing"),
         ({"paired": "no/steps.parquet", "objective": {"name": "random"}}, "no/steps.parquet: not found"),
         ({"paired": "no/steps.parquet"}, "--paired: found no/steps.parquet"),
+        ({"match": "grad_norm"}, "match: found 'grad_norm', expected update_norm or null"),
+        ({"match": "update_norm"}, "--paired: found nothing, .* with objective sft and match update_norm"),
+        ({"paired": "no/steps.parquet", "match": "update_norm"}, "no/steps.parquet: not found"),
+        ({"stop": 0}, "stop: found 0, expected a number above 0 and at most 1"),
+        ({"mix": 1.5}, "mix: found 1.5, expected a number above 0 and at most 1"),
+        ({"mix": 0.5, "keep_epochs": True}, "mix: found 0.5 with keep_epochs, expected 1"),
+        ({"objective": {"name": "truth"}, "labels": None}, "--annotations: found nothing, expected the labels of the"),
+        ({"objective": {"name": "profit_fixed"}}, "--scores: found nothing, expected the scores of the references"),
         ({"model": "no/model"}, "no/model: found no config.json"),
     ],
 )  # fmt: skip
@@ -377,6 +554,8 @@ def by_full_logits(hidden, head, targets, objective, *, known, weight, count, re
         {"name": "dft"},
         {"name": "entropy", "share": 0.2},
         {"name": "random", "share": 0.5},
+        {"name": "random", "share": 0.5, "redraw": "never"},
+        {"name": "truth", "keep": "replaceable", "normaliser": "kept"},
     ],
     ids=str,
 )
