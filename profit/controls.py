@@ -1,0 +1,150 @@
+"""What stands beside a claim so that it is not mistaken: the same effect of other methods, sets, tokens or costs.
+
+A control has no verdict of its own. The paper compares ProFit with SFT alone; a mask that keeps as many tokens at
+random, SFT with updates as small as ProFit's, or SFT at another learning rate may do the same without choosing tokens.
+Controls are found by their settings, and a study that lacks one shows none.
+
+No command: used by `profit.claims`.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from profit import estimators
+from profit.estimators import EXTRAS, SEVERAL, Base, NotMeasured, Part, alike, compare, final, method, sft, three
+
+# Masks and divisors beside ProFit's, by their settings.
+MASKS = {
+    "random mask": {"kind": "random", "redraw": "step"},
+    "random mask drawn once": {"kind": "random", "redraw": "never"},
+    "mask of the base's probabilities": {"kind": "profit_fixed", "direction": "higher"},
+    "true core tokens": {"kind": "truth", "keep": "core"},
+    "true replaceable tokens": {"kind": "truth", "keep": "replaceable"},
+    "ProFit divided by kept tokens": {"kind": "profit", "normaliser": "kept"},
+}
+NAMES = {"sft": "SFT", "profit": "ProFit"}
+
+
+def attempt(function: Callable[..., list[Part]], *arguments: Any) -> list[Part]:
+    """The parts that a function returns; none where the study lacks what it needs."""
+    try:
+        return function(*arguments)
+    except NotMeasured:
+        return []
+
+
+def against(name: str, ours: pd.DataFrame, other: pd.DataFrame) -> list[Part]:
+    """The difference of two methods on average, if they have a seed in common."""
+    return attempt(lambda: [compare(name, ours, other)])
+
+
+def methods(base: Base) -> dict[str, pd.DataFrame]:
+    """Runs of each method that controls ProFit, by what it is."""
+    every = alike(base.accuracies[base.accuracies["checkpoint"] == "final"], sft(base))
+    chosen: dict[str, pd.DataFrame] = {}
+    for name, settings in MASKS.items():
+        rows = estimators.plain(every)
+        for key, value in settings.items():
+            rows = rows[rows[key] == value]
+        chosen |= {f"{name} ({called})": own for called, own in rows.groupby("method", sort=False)}
+    for key in EXTRAS:
+        for (kind, called), own in every[estimators.changed(every, key)].groupby(["kind", "method"], sort=False):
+            chosen[f"{NAMES.get(kind, kind)} with {key} {own[key].iloc[0]} ({called})"] = own
+    plain_sft = final(base).query("kind == 'sft'")
+    for rate in sorted(set(plain_sft["learning_rate"]) - {sft(base)["learning_rate"].iloc[0]}):
+        for called, own in alike(plain_sft, sft(base), learning_rate=rate).groupby("method", sort=False):
+            chosen[f"SFT at learning rate {rate:g} ({called})"] = own
+    return chosen
+
+
+def of_profit(base: Base) -> list[Part]:
+    """Each control against SFT, and ProFit against each control, on average."""
+    ours, other, parts = method(base, "profit"), sft(base), []
+    for name, own in methods(base).items():
+        parts += against(f"{name} - SFT", own, other) + against(f"ProFit - {name}", ours, own)
+    return parts
+
+
+def of_base(base: Base) -> list[Part]:
+    """SFT against the base."""
+    return against("SFT - the base", sft(base), estimators.vanilla(base))
+
+
+def several(base: Base) -> dict[str, pd.DataFrame]:
+    """SFT on several references, on other numbers of them and at equal steps, by what it is."""
+    runs = final(base).query("kind == 'sft_multi'")
+    places = [(number, budget) for budget in ("steps", "epochs") for number in sorted(set(runs["references"]))]
+    chosen = {place: alike(runs, sft(base), references=place[0], budget=place[1]) for place in places}
+    return {f"{n}, equal {b}": own for (n, b), own in chosen.items() if len(own) and (n, b) != (SEVERAL, "epochs")}
+
+
+def of_three(base: Base) -> list[Part]:
+    """ProFit on one reference against the same."""
+    ours = method(base, "profit")
+    return [part for name, own in several(base).items() for part in against(f"ProFit - SFT on {name}", ours, own)]
+
+
+def of_several_accuracy(base: Base) -> list[Part]:
+    """The same against SFT on one reference."""
+    return [part for name, own in several(base).items() for part in against(name, own, sft(base))]
+
+
+def less(name: str, base: Base, ours: pd.DataFrame, part: str, other: str = "held") -> list[Part]:
+    """By how much a method overfits less than SFT on one reference, if that was measured."""
+    return attempt(lambda: [replace(estimators.less_overfit(base, ours, part, other), name=name)])
+
+
+def of_several_overfit(base: Base) -> list[Part]:
+    """The claim against unseen prompts and on all tokens, then on other numbers of references and at equal steps."""
+    ours = three(base)
+    parts = [*less("all tokens", base, ours, "all")]
+    for part in ("core", "replaceable"):
+        parts += less(f"{part}, against unseen prompts", base, ours, part, "new")
+        for name, own in several(base).items():
+            parts += less(f"{part}, {name}", base, own, part)
+    return parts
+
+
+def of_profit_overfit(base: Base) -> list[Part]:
+    """The claim against unseen prompts."""
+    return less("core, against unseen prompts", base, method(base, "profit"), "core", "new")
+
+
+def of_cost(base: Base) -> list[Part]:
+    """Clock and memory of ProFit over SFT's."""
+    runs, parts = base.table("runs"), []
+    ours, other = (
+        runs[runs["method"] == rows["method"].iloc[0]].set_index("seed")
+        for rows in (method(base, "profit"), sft(base))
+    )
+    for name, column in {"seconds of the clock": "wall_seconds", "peak memory": "peak_memory_mb"}.items():
+        ratio = (ours[column] / other[column]).dropna()
+        parts += [estimators.of_seeds(f"{name}, over SFT's", ratio - 1, 1.0)] if len(ratio) else []
+    return parts
+
+
+def of_keep_low(base: Base) -> list[Part]:
+    """The claim at each threshold."""
+    return attempt(estimators.thresholds("keep_low", -1), base)
+
+
+def of_core(base: Base) -> list[Part]:
+    """The claim by other annotators."""
+    return [
+        part for name in estimators.annotators(base)[1:] for part in attempt(estimators.core_more_probable, base, name)
+    ]
+
+
+def of_low(base: Base) -> list[Part]:
+    """The claim by other annotators."""
+    return [
+        part for name in estimators.annotators(base)[1:] for part in attempt(estimators.low_are_trivial, base, name)
+    ]
+
+
+def of_gradients(base: Base) -> list[Part]:
+    """The other bins."""
+    return estimators.gradient_ratios(base)[1:]
