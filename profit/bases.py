@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from profit.methods import Count, Positive
+from profit.methods import Count, ModelName, Positive
 from profit.miniature.world import Pretraining, Strict
 from profit.validation import either
 
@@ -53,6 +53,14 @@ class Miniature(Strict):
 
     source: Literal["miniature"] = "miniature"
     pretraining: Pretraining = Pretraining()
+    world: dict[str, Any] = Field({}, description="what differs from the study's world")
+    like: ModelName | None = Field(None, description="model whose base it is, met by the references of another world")
+
+    @model_validator(mode="after")
+    def _pretrained_once(self) -> "Miniature":
+        if self.like is not None and "pretraining" in self.model_fields_set:
+            raise ValueError(f"pretraining: found it with like {self.like}, which is pretrained already")
+        return self
 
 
 class HubModel(Strict):

@@ -5,7 +5,7 @@ The paper does not say how it chose its answer. Here it is the most typical one,
 No command: used by `profit.tabulate`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +19,31 @@ from profit.files import InputError, read_parquet
 LONGEST = 200
 
 
-def typical_answer(results: Path, models: Sequence[str], annotator: str) -> pd.DataFrame:
-    """One reference answer, one row a token and model: the answer most like all of them.
+def typical_answer(results: Path, worlds: Mapping[str, str], annotator: str) -> pd.DataFrame:
+    """One reference answer of each world, one row a token and model: the answer most like all of them.
 
-    That is the one whose mean probabilities of core and of replaceable tokens, under the first model, lie nearest to
-    those of all references that the annotator labelled (sum of both distances; the first of equals), of answers with
-    at least two tokens of each and, where there are some, at most LONGEST tokens.
+    That is the one whose mean probabilities of core and of replaceable tokens, under the world's first model, lie
+    nearest to those of all references that the annotator labelled (sum of both distances; the first of equals), of
+    answers with at least two tokens of each and, where there are some, at most LONGEST tokens.
     """
-    spans_path = results / "annotations" / "references" / f"{annotator}.parquet"
-    spans = read_parquet(spans_path, ["prompt_id", "reference_id", "start", "end", "label"])
-    references = read_parquet(
-        results / "data" / "references.parquet", ["prompt_id", "reference_id", "prompt", "answer"]
-    )
-    keys, parts, chosen = ["prompt_id", "reference_id"], [], None
-    for model in models:
+    keys, parts, chosen = ["prompt_id", "reference_id"], [], {}
+    for model, world in worlds.items():
+        spans_path = results / "annotations" / world / "references" / f"{annotator}.parquet"
+        spans = read_parquet(spans_path, [*keys, "start", "end", "label"])
+        references = read_parquet(results / "data" / world / "references.parquet", [*keys, "prompt", "answer"])
         path = results / "scores" / model / "base.parquet"
         scores = read_parquet(path, [*keys, "position", "token", "start", "end", "logprob"])
         scores = scores.merge(spans[keys].drop_duplicates(), on=keys)
-        if chosen:
-            scores = scores[(scores[keys] == chosen).all(axis=1)]
+        if world in chosen:
+            scores = scores[(scores[keys] == chosen[world]).all(axis=1)]
         if scores.empty:
-            raise InputError(f"{path}: found no score of {chosen or 'a labelled answer'}, expected some")
+            raise InputError(f"{path}: found no score of {chosen.get(world, 'a labelled answer')}, expected some")
         scores["probability"] = np.minimum(np.exp(scores["logprob"].astype(float)), 1.0)
         scores["label"] = label_tokens(scores, spans, str(spans_path))
-        chosen = chosen or list(most_typical(scores, keys))
-        own = scores[(scores[keys] == chosen).all(axis=1)].sort_values("position")
-        text_of = references[(references[keys] == chosen).all(axis=1)].iloc[0]
+        if world not in chosen:
+            chosen[world] = list(most_typical(scores, keys))
+        own = scores[(scores[keys] == chosen[world]).all(axis=1)].sort_values("position")
+        text_of = references[(references[keys] == chosen[world]).all(axis=1)].iloc[0]
         parts.append(with_text(own, text_of["answer"]).assign(model=model, prompt=text_of["prompt"]))
     columns = ["model", *keys, "prompt", "position", "token", "probability", "label", "space_before"]
     return pd.concat(parts, ignore_index=True)[columns]

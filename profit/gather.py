@@ -7,7 +7,7 @@ No command: imported by `profit.tabulate`.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,15 @@ def run_folder(run: dict[str, Any]) -> str:
     return f"{run['model']}/{run['method']}/seed{run['seed']}"
 
 
-def world_of(results: Path) -> str:
-    """Hash of the world that every result of the study must carry."""
-    path = results / "data" / "world.json"
-    return text(path, read_json(path), "world")
+def worlds_of(results: Path, names: Mapping[str, str]) -> dict[str, str]:
+    """Hash of its world, which every result of a model must carry, from the name of each model's world."""
+    paths = {name: results / "data" / name / "world.json" for name in set(names.values())}
+    hashes = {name: text(path, read_json(path), "world") for name, path in paths.items()}
+    return {model: hashes[name] for model, name in names.items()}
 
 
 def gather_runs(
-    results: Path, runs: Sequence[dict[str, Any]], world: str, labels: str | None = None
+    results: Path, runs: Sequence[dict[str, Any]], worlds: Mapping[str, str], labels: str | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One row a run, and one row an optimizer step of the trained runs of group main.
 
@@ -45,6 +46,7 @@ def gather_runs(
     """
     rows, steps = [], []
     for run in runs:
+        world = worlds[run["model"]]
         rows.append(settings_row(run) | {"labels": labels, "world": world})
         if run["objective"]["name"] == "none":
             continue
@@ -100,23 +102,24 @@ def read_steps(path: Path) -> pd.DataFrame:
     return log
 
 
-def gather_evaluations(results: Path, runs: Iterable[dict[str, Any]], world: str) -> pd.DataFrame:
+def gather_evaluations(results: Path, runs: Iterable[dict[str, Any]], worlds: Mapping[str, str]) -> pd.DataFrame:
     """One row a run, checkpoint and benchmark.
 
     Raises:
         InputError: also where a summary disagrees with its own samples, or two runs answered different questions.
     """
-    rows, asked = [], {}
+    rows: list[dict[str, Any]] = []
+    asked: dict[str, dict[str, Any]] = {}
     for run in runs:
         for checkpoint in run["evaluations"]:
             folder = results / "evaluations" / run_folder(run) / checkpoint
-            path = folder / "summary.json"
+            path, world = folder / "summary.json", worlds[run["model"]]
             provenance(path, world)
             benchmarks = read_json(path).get("benchmarks")
             if not benchmarks:
                 raise InputError(f"{path}, key benchmarks: found {benchmarks!r}, expected at least one benchmark")
             # JSON files have sorted keys; the samples stand in the order of the study.
-            for name in check_samples(folder / "samples.parquet", path, benchmarks, asked):
+            for name in check_samples(folder / "samples.parquet", path, benchmarks, asked.setdefault(world, {})):
                 content = benchmarks[name]
                 rows.append(
                     {
@@ -142,7 +145,7 @@ def epoch_of(run: dict[str, Any], checkpoint: str) -> int | None:
 
 
 def check_samples(path: Path, summary_path: Path, benchmarks: dict[str, Any], asked: dict[str, Any]) -> list[str]:
-    """Compare samples with their summary and with the questions of the runs before, which `asked` remembers.
+    """Compare samples with their summary and with the questions of its world's runs before, which `asked` remembers.
 
     Returns the benchmarks in the order of the samples.
     """
@@ -171,14 +174,14 @@ def check_samples(path: Path, summary_path: Path, benchmarks: dict[str, Any], as
     return list(found)
 
 
-def gather_overfit(results: Path, runs: Iterable[dict[str, Any]], world: str) -> pd.DataFrame:
+def gather_overfit(results: Path, runs: Iterable[dict[str, Any]], worlds: Mapping[str, str]) -> pd.DataFrame:
     """One row a run and part of the tokens, of the runs listed with `overfit`."""
     rows = []
     for run in runs:
         if not run.get("overfit"):
             continue
         path = results / "overfit" / f"{run_folder(run)}.json"
-        provenance(path, world)
+        provenance(path, worlds[run["model"]])
         content = read_json(path)
         for part, values in content["parts"].items():
             rows.append(
@@ -197,14 +200,14 @@ def gather_overfit(results: Path, runs: Iterable[dict[str, Any]], world: str) ->
 
 
 def gather_correlation(
-    results: Path, models: Sequence[str], annotators: Sequence[str], world: str
+    results: Path, models: Sequence[str], annotators: Sequence[str], worlds: Mapping[str, str]
 ) -> dict[str, pd.DataFrame]:
     """Tables correlation (one row a model and annotator), threshold_loss and densities."""
     flat, losses, densities = [], [], []
     for model in models:
         for annotator in annotators:
             path = results / "correlation" / model / f"{annotator}.json"
-            provenance(path, world)
+            provenance(path, worlds[model])
             content = read_json(path)
             keys = {"model": model, "annotator": annotator}
             flat.append(keys | flatten({key: value for key, value in content.items() if key not in UNTIDY}))
@@ -219,9 +222,8 @@ def gather_correlation(
     }
 
 
-def gather_agreement(results: Path, annotators: Sequence[str], world: str) -> pd.DataFrame:
+def gather_agreement(path: Path, annotators: Sequence[str], world: str) -> pd.DataFrame:
     """Table agreement: one row a part of the labels of two annotators, with bootstrap intervals over prompts."""
-    path = results / "agreement" / "references.json"
     provenance(path, world)
     content = read_json(path)
     if [content.get("first"), content.get("second")] != list(annotators):
@@ -252,13 +254,13 @@ def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def provenance(path: Path, world: str) -> dict[str, Any]:
-    """The provenance of a JSON result; InputError if it comes from another world than the study's."""
+    """The provenance of a JSON result; InputError if it comes from another world than its model's."""
     record = read_json(path).get("provenance")
     if not isinstance(record, dict):
         raise InputError(f"{path}, key provenance: found {record!r}, expected the account of its job")
     if record.get("world") != world:
         raise InputError(
-            f"{path}, key provenance.world: found {record.get('world')!r}, expected {world!r} (data/world.json)"
+            f"{path}, key provenance.world: found {record.get('world')!r}, expected {world!r}, its model's world"
         )
     return record
 

@@ -87,13 +87,14 @@ def _named(study: Study, runs: list[Run]) -> list[tuple[str, dict[str, object]]]
     annotators, models = study.analysis.annotators, study.models
     names: list[tuple[str, dict[str, object]]] = [("tabulate", {}), ("report", {})]
     if study.miniature:
-        names += [("generate", {}), *(("pretrain", {"model": model}) for model in models)]
+        names += [("generate", {})] * len(study.worlds)
+        names += [("pretrain", {"model": model}) for model in models if study.base_of(model) == model]
     else:
         asked = {name for model in models for name in study.asked(model)}
         names += [("collect", {}), *(("fetch", {"model": model}) for model in models)]
         names += [("questions", {"benchmark": name}) for name in asked]
-    names += [("annotate", {"annotator": name}) for name in annotators]
-    names += [("annotate", {"annotator": study.labels})] * (study.world_check is not None)
+    names += [("annotate", {"annotator": name}) for name in annotators] * len(study.worlds)
+    names += [("annotate", {"annotator": study.labels})] * (study.world_check is not None) * len(study.worlds)
     names += [("agreement", {})] * (len(annotators) > 1 and study.labels != "truth")
     names += [("correlate", {"model": model}) for model in models] * len(annotators)
     names += [("draw", {})] * len(figures_of(study))
@@ -128,8 +129,8 @@ def job_seconds(study: Study, runs: Runs, rule: str, wildcards: dict[str, object
     if rule not in COSTS:
         return 0.0
     cost, work, data = COSTS[rule], 0.0, study.data
-    model = study.models.get(str(wildcards.get("model")))
-    pretraining = model.pretraining if model else Pretraining()
+    model = str(wildcards["model"]) if "model" in wildcards else None
+    pretraining = study.models[study.base_of(model)].pretraining if model else Pretraining()
     if "seed" in wildcards:
         run = runs[str(wildcards["model"]), str(wildcards["method"]), int(str(wildcards["seed"]))]
         if rule == "train":

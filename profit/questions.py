@@ -1,7 +1,8 @@
 r"""Rule `questions`: a data set of the hub, or local files in its own columns, as the items of a benchmark.
 
     python -m profit questions --benchmark gpqa_diamond --source '{"file": "gpqa_diamond.csv"}' \
-        --options '{"seed": 0, "take": "first"}' --expected 198 --output results/S/data/benchmarks/gpqa_diamond.json
+        --options '{"seed": 0, "take": "first"}' --expected 198 \
+        --output results/S/data/shared/benchmarks/gpqa_diamond.json
 
 Every row becomes an item (profit.protocol) or the rule ends: a benchmark with rows left out is another benchmark.
 """

@@ -106,6 +106,7 @@ def listed(study: Study, runs: list[Run]) -> dict[str, Any]:
     return {
         "name": study.name,
         "annotators": study.analysis.annotators,
+        "worlds": {model: study.world_of(model) for model in study.models},
         "tables": {
             name: {
                 "models": [model for model in study.models if model in (table.models or study.models)],

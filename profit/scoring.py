@@ -4,7 +4,7 @@ The task YAMLs in `workflow/benchmarks/` name `load_items`, `process_results` an
 them with lm-eval alone:
 
     lm-eval run --model hf --model_args pretrained=MODEL --include_path workflow/benchmarks --tasks mini_choice \
-        --apply_chat_template --metadata '{"items": "results/miniature/data/benchmarks/choice.json"}'
+        --apply_chat_template --metadata '{"items": "results/miniature/data/shared/benchmarks/choice.json"}'
 
 Every sample is scored by itself and a benchmark's accuracy is the mean over samples and questions, the avg@n of the
 paper's §5.1 (lm-eval's own metrics read the first sample only). Format items are correct if every check holds, the

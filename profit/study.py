@@ -14,95 +14,26 @@ import argparse
 import json
 import math
 import sys
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
 from profit.bases import Base, Compute, Decoding, HubModel, Miniature
+from profit.blocks import Analysis, Benchmark, Generated, Table, Tune, data_class
 from profit.files import InputError
-from profit.judge_settings import Judge
-from profit.methods import Count, Lora, Method, ModelName, Name, Positive, Seed, Some, Training, seed_list
-from profit.miniature.world import ITEM_SET_NAMES, Share, Strict, World
+from profit.methods import Lora, Method, ModelName, Name, Training, seed_list
+from profit.miniature.world import ITEM_SET_NAMES, REFERENCE_KEYS, Strict, World
 from profit.protocol import BENCHMARKS, check_options
 from profit.settings import conflict
-from profit.shapes import Collected, References, Source
+from profit.shapes import Collected
 from profit.strict_yaml import line_of, load_yaml
 from profit.sweeps import Sweeps, WorldCheck
 from profit.validation import either, sentences, unknown
 
-TASKS = Path(__file__).resolve().parent.parent / "workflow" / "benchmarks"
-
-
-class Generated(References):
-    """References of a miniature: `prompts` problems with `references` answers each, and those of the world's check."""
-
-    prompts: Count = 300
-    references: Count = 8
-    held: Annotated[int, Field(ge=0)] = 3
-    careful: Annotated[int, Field(ge=0)] = Field(1000, description="fresh prompts, answered in the base's own wording")
-
-
-class Benchmark(Strict):
-    """An lm-eval task of workflow/benchmarks with its problems and limits."""
-
-    task: Name
-    questions: Count = Field(100, description="made by the world, or expected of the source")
-    samples: Count = Field(2, description="answers a question; accuracy is their mean")
-    max_new_tokens: Count
-    tight_tokens: Count | None = Field(
-        None, description="a second limit: correct answers within it count for accuracy_tight; default: the first"
-    )
-    chance: Share = 0.0
-    paper: str | None = Field(None, description="benchmark of the paper in whose place it stands")
-    source: Source | None = Field(None, description="real problems: a data set of the hub, or local files")
-    protocol: Literal[tuple(BENCHMARKS)] | None = Field(None, description="default: the benchmark's name")
-    options: dict[str, Any] = Field({}, description="of the protocol; profit/protocol.py lists them")
-
-    @model_validator(mode="after")
-    def _task_exists(self) -> "Benchmark":
-        tasks = sorted(path.stem for path in TASKS.glob("[!_]*.yaml"))
-        if self.task not in tasks:
-            raise ValueError(f"task: {unknown(self.task, tasks)}")
-        return self
-
-    @property
-    def tight(self) -> int:
-        """The second limit."""
-        return min(self.tight_tokens or self.max_new_tokens, self.max_new_tokens)
-
-
-class Table(Strict):
-    """A table of results: its average is that of these benchmarks, which its models are asked."""
-
-    models: Some[ModelName] | None = Field(None, description="default: all")
-    benchmarks: Some[Name] | None = Field(None, description="default: all")
-
-
-class Tune(Strict):
-    """Choice of the learning rate (target `tune`): best mean accuracy on validation problems, at seeds of its own."""
-
-    method: Name = "sft"
-    learning_rates: Some[Positive]
-    seeds: Some[Seed]
-    validation: Benchmark
-
-
-class Analysis(Strict):
-    """Correlation of probability with importance."""
-
-    annotators: list[Literal["truth", "agreement", "llm"]] = Field(
-        ["truth", "agreement"], description="truth: of a miniature alone; agreement: of at least two references"
-    )
-    judge: Judge | None = Field(None, description="of annotator llm")
-    taus: Some[Share] = [0.1, 0.3, 0.5, 0.7, 0.9]
-    resamples: Count = Field(999_999, description="of prompts, for the permutation test")
-    bootstrap: Count = Field(2000, description="of prompts, for intervals")
-    seed: int = 0
-
-
-def _data_class(content: Any) -> type[Strict]:
-    return Collected if isinstance(content, dict) and "sources" in content else Generated
+# The folder of the world of all models that have none of their own.
+SHARED = "shared"
 
 
 class Study(Strict):
@@ -111,7 +42,7 @@ class Study(Strict):
     name: Name
     models: dict[ModelName, Base] = Field(min_length=1)
     world: World = Field(World(), description="of a miniature")
-    data: either(_data_class, Generated, Collected) = Generated()
+    data: either(data_class, Generated, Collected) = Generated()
     training: Training = Training()
     lora: Lora = Lora()
     methods: dict[Name, Method] = Field(min_length=1)
@@ -127,6 +58,23 @@ class Study(Strict):
     def miniature(self) -> bool:
         """Whether a world makes models, references and problems."""
         return isinstance(self.data, Generated)
+
+    @cached_property
+    def worlds(self) -> dict[str, World | None]:
+        """Every world by the name of its folder: the study's own, and those of models that differ from it."""
+        found: dict[str, World | None] = {SHARED: self.world if self.miniature else None}
+        for name, model in self.models.items():
+            if getattr(model, "world", None):
+                found[name] = World.model_validate(self.world.model_dump() | model.world)
+        return {name: world for name, world in found.items() if name in set(map(self.world_of, self.models))}
+
+    def world_of(self, model: str) -> str:
+        """Name of the world of a model."""
+        return model if getattr(self.models[model], "world", None) else SHARED
+
+    def base_of(self, model: str) -> str:
+        """The model whose folder is its base: itself, unless it is like another."""
+        return getattr(self.models[model], "like", None) or model
 
     @property
     def labels(self) -> str | None:
@@ -187,6 +135,33 @@ class Study(Strict):
         if (item.protocol or name) not in BENCHMARKS:
             raise ValueError(f"{where}.protocol: {unknown(item.protocol or name, BENCHMARKS)}")
         check_options(f"{where}.options", item.protocol or name, item.options)
+
+    @model_validator(mode="after")
+    def _worlds_fit(self) -> "Study":
+        for name, model in self.models.items():
+            changes, like = getattr(model, "world", {}), getattr(model, "like", None)
+            for key in changes:
+                if key not in World.model_fields:
+                    raise ValueError(f"models.{name}.world: {unknown(key, World.model_fields)}")
+            try:
+                World.model_validate(self.world.model_dump() | changes)
+            except ValidationError as error:
+                keys, what = next(sentences(World, error))
+                raise ValueError(f"models.{name}.world.{'.'.join(map(str, keys))}: {what}") from None
+            if like is not None:
+                self._is_like(name, changes, like)
+        return self
+
+    def _is_like(self, name: str, changes: dict[str, Any], like: str) -> None:
+        where = f"models.{name}"
+        if like not in self.models or self.models[like].like is not None:
+            raise ValueError(
+                f"{where}.like: {unknown(like, [key for key in self.models if not self.models[key].like])}"
+            )
+        mine, theirs = (self.world.model_dump() | own for own in (changes, self.models[like].world))
+        if other := [key for key in mine if mine[key] != theirs[key] and key not in REFERENCE_KEYS]:
+            expected = f"only what decides the references ({', '.join(REFERENCE_KEYS)}) to differ from {like}"
+            raise ValueError(f"{where}.world: found {other[0]}, expected {expected}")
 
     @model_validator(mode="after")
     def _names_exist(self) -> "Study":

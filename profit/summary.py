@@ -20,7 +20,7 @@ def whole(name: str, tables: dict[str, pd.DataFrame]) -> str:
     lines = [
         f"# Study {name}",
         "",
-        f"World {runs['world'].iloc[0]}. {len(runs)} runs, {len(trained)} of them trained "
+        f"World {', '.join(dict.fromkeys(runs['world']))}. {len(runs)} runs, {len(trained)} of them trained "
         f"({int(trained['steps'].sum())} optimizer steps, {int(trained['tokens_trained'].sum())} target tokens, "
         f"{trained['cpu_seconds'].sum():.0f} CPU seconds); "
         f"{len(evaluations[[*RUN, 'checkpoint']].drop_duplicates())} evaluations.",

@@ -16,7 +16,6 @@ the highest mean accuracy is chosen, of equals the smaller one.
 
 import argparse
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         tuned = [run for run in runs.values() if run.groups[0] == "tune"]
         if not tuned:
             raise InputError(f"{arguments.study}, key tune: found none, expected it with --tune")
-        table = tune_table(arguments.results, listed(study, tuned)["runs"])
+        table = tune_table(arguments.results, listed(study, tuned))
         write_tables(arguments.output_folder, {"tune": table})
         return
     found = listed(study, study_runs(runs)) | {"labels": study.labels}
@@ -83,18 +82,21 @@ def tabulate(results: Path, paper: Path, study: dict[str, Any]) -> dict[str, pd.
     """
     runs, annotators = study["runs"], study["annotators"]
     models = list(dict.fromkeys(model for table in study["tables"].values() for model in table["models"]))
-    world = gather.world_of(results)
-    table, steps = gather.gather_runs(results, runs, world, study["labels"])
-    evaluations = gather.gather_evaluations(results, runs, world)
+    worlds = gather.worlds_of(results, study["worlds"])
+    table, steps = gather.gather_runs(results, runs, worlds, study["labels"])
+    evaluations = gather.gather_evaluations(results, runs, worlds)
     tables = {"runs": table, "evaluations": evaluations, "steps": steps}
     tables["main"] = main_table(evaluations, table, study["tables"])
     if any(run["overfit"] for run in runs):
-        tables["overfit"] = gather.gather_overfit(results, runs, world)
+        tables["overfit"] = gather.gather_overfit(results, runs, worlds)
     if annotators:
-        tables |= gather.gather_correlation(results, models, annotators, world)
-        tables["coloured"] = coloured.typical_answer(results, models, annotators[0])
+        tables |= gather.gather_correlation(results, models, annotators, worlds)
+        tables["coloured"] = coloured.typical_answer(
+            results, {model: study["worlds"][model] for model in models}, annotators[0]
+        )
     if len(annotators) > 1 and "truth" not in annotators:
-        tables["agreement"] = gather.gather_agreement(results, annotators[:2], world)
+        path = results / "agreement" / f"{study['worlds'][models[0]]}.json"
+        tables["agreement"] = gather.gather_agreement(path, annotators[:2], worlds[models[0]])
     tables["published"] = published.beside(tables, paper)
     named = {name: frame.assign(study=study["name"]) for name, frame in tables.items()}
     return {name: frame[["study", *frame.columns.drop("study")]] for name, frame in named.items()}
@@ -163,15 +165,15 @@ def differences(scores: pd.Series, method: str, baselines: dict[str, str | None]
     return found
 
 
-def tune_table(results: Path, runs: Sequence[dict[str, Any]]) -> pd.DataFrame:
+def tune_table(results: Path, study: dict[str, Any]) -> pd.DataFrame:
     """One row a run and benchmark of the choice of the learning rate.
 
     `mean` is that of the row's learning rate over seeds and benchmarks; `chosen` marks the rate with the highest mean,
     of equal ones the smallest.
     """
-    world = gather.world_of(results)
-    settings, _ = gather.gather_runs(results, runs, world)
-    evaluations = gather.gather_evaluations(results, runs, world)
+    worlds, runs = gather.worlds_of(results, study["worlds"]), study["runs"]
+    settings, _ = gather.gather_runs(results, runs, worlds)
+    evaluations = gather.gather_evaluations(results, runs, worlds)
     table = evaluations.merge(settings[[*RUN, "learning_rate"]], on=RUN)
     table["mean"] = table.groupby(["model", "learning_rate"])["accuracy"].transform("mean")
     best = {}

@@ -130,7 +130,7 @@ def provenance(run: dict[str, Any] | None = None) -> dict[str, Any]:
 def write_results(folder: Path, content: dict[str, Any], questions: int = 20, tune: bool = False) -> Path:
     """Write all results of a study below `folder`."""
     rng, study = np.random.default_rng(0), listed_study(content, tune)
-    write_json(folder / "data" / "world.json", {"world": WORLD})
+    write_json(folder / "data" / "shared" / "world.json", {"world": WORLD})
     for run in study["runs"]:
         place = f"{run['model']}/{run['method']}/seed{run['seed']}"
         asked = [table["benchmarks"] for table in study["tables"].values() if run["model"] in table["models"]]
@@ -234,11 +234,12 @@ def write_analyses(folder: Path, models: list[str], annotators: list[str], rng: 
     scores = pd.DataFrame(scores, columns=columns)
     spans = pd.DataFrame(spans, columns=[*keys, "start", "end", "label"])
     write_parquet(
-        folder / "data" / "references.parquet", pd.DataFrame(references, columns=[*keys, "prompt", "answer"])
+        folder / "data" / "shared" / "references.parquet",
+        pd.DataFrame(references, columns=[*keys, "prompt", "answer"]),
     )
     probability, labels = np.exp(scores["logprob"].to_numpy()), label_tokens(scores, spans)
     for annotator in annotators:
-        write_parquet(folder / "annotations" / "references" / f"{annotator}.parquet", spans)
+        write_parquet(folder / "annotations" / "shared" / "references" / f"{annotator}.parquet", spans)
         settings = Settings("any", annotator, resamples=200, bootstrap=50)
         summary = summarise(probability, labels, scores["prompt_id"].to_numpy(), settings)
         assert len(summary["thresholds"]) == len(TAUS)
@@ -251,7 +252,7 @@ def write_analyses(folder: Path, models: list[str], annotators: list[str], rng: 
     for model in models:
         write_parquet(folder / "scores" / model / "base.parquet", scores)
     if len(annotators) > 1 and "truth" not in annotators:
-        write_json(folder / "agreement" / "references.json", make_agreement(*annotators[:2]))
+        write_json(folder / "agreement" / "shared.json", make_agreement(*annotators[:2]))
 
 
 def make_agreement(first: str, second: str) -> dict[str, Any]:

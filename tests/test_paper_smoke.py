@@ -298,14 +298,14 @@ def test_the_study_trains_and_asks_as_it_says(finished: Path) -> None:
 
 def test_two_annotators_labelled_the_references(finished: Path) -> None:
     results = finished / "results" / "paper_smoke"
-    labelled = {name: read_parquet(results / "annotations" / "references" / f"{name}.parquet")
+    labelled = {name: read_parquet(results / "annotations" / "shared" / "references" / f"{name}.parquet")
                 for name in ("agreement", "llm")}  # fmt: skip
     assert labelled["agreement"]["prompt_id"].nunique() == 29 and labelled["llm"]["prompt_id"].nunique() == 12
     assert all(set(table["label"]) == {"core", "replaceable"} for table in labelled.values())
     answers = {"agreement": 87, "llm": labelled["llm"].groupby(["prompt_id", "reference_id"]).ngroups}
     # To some of 36 questions the judge never gives a usable reply; the study admits a quarter.
     assert 27 <= answers["llm"] <= 36
-    assert read_json(results / "agreement" / "references.json")["answers"] == answers["llm"]
+    assert read_json(results / "agreement" / "shared.json")["answers"] == answers["llm"]
     for model in ("Qwen3-tiny", "OLMo-2-tiny"):
         for name, expected in answers.items():
             found = read_json(results / "correlation" / model / f"{name}.json")

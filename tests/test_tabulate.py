@@ -148,10 +148,10 @@ def test_agreement_of_two_annotators(paper: Path, small: Path) -> None:
     assert (row["kappa_low"], row["kappa"], row["kappa_high"]) == pytest.approx((0.63, 0.65, 0.66))
     assert "Agreement of agreement with llm on the words of 30 answers" in (paper / "summary.md").read_text()
     assert not (run(small, small_study()) / "agreement.csv").exists()
-    path = small / "agreement" / "references.json"
+    path = small / "agreement" / "shared.json"
     write_json(path, made.make_agreement("llm", "agreement"))
     with pytest.raises(InputError, match="found 'llm' and 'agreement', expected agreement and llm"):
-        gather.gather_agreement(small, ["agreement", "llm"], made.WORLD)
+        gather.gather_agreement(path, ["agreement", "llm"], made.WORLD)
 
 
 def test_a_study_without_annotators_has_no_tables_of_labels(tmp_path: Path) -> None:
@@ -230,10 +230,10 @@ def test_coloured_answer_is_the_most_typical_and_complete(whole: tuple[Path, dic
     folder, _ = whole
     found = pd.read_parquet(folder / "tables" / "coloured.parquet")
     spelled = "".join((" " if row.space_before and row.position else "") + row.token for row in found.itertuples())
-    references = pd.read_parquet(folder / "data" / "references.parquet").set_index("prompt_id")
+    references = pd.read_parquet(folder / "data" / "shared" / "references.parquet").set_index("prompt_id")
     assert spelled == references.loc[found["prompt_id"].iloc[0], "answer"] + " <end>"
     scores = pd.read_parquet(folder / "scores" / "mini" / "base.parquet")
-    spans = pd.read_parquet(folder / "annotations" / "references" / "truth.parquet")
+    spans = pd.read_parquet(folder / "annotations" / "shared" / "references" / "truth.parquet")
     merged = scores.merge(spans, on=["prompt_id", "reference_id", "start", "end"])
     merged["p"] = np.exp(merged["logprob"])
     overall = merged.groupby("label")["p"].mean()
@@ -258,20 +258,20 @@ def test_tokens_that_begin_with_their_space() -> None:
 
 def test_the_typical_answer_is_one_that_a_page_holds_and_the_annotator_labelled(small: Path) -> None:
     scores = pd.read_parquet(small / "scores" / "mini" / "base.parquet")
-    path = small / "annotations" / "references" / "truth.parquet"
+    path = small / "annotations" / "shared" / "references" / "truth.parquet"
     spans = pd.read_parquet(path)
-    before = coloured.typical_answer(small, ["mini"], "truth")["prompt_id"].iloc[0]
+    before = coloured.typical_answer(small, {"mini": "shared"}, "truth")["prompt_id"].iloc[0]
     write_parquet(path, spans[spans["prompt_id"] != before])
-    second = coloured.typical_answer(small, ["mini"], "truth")["prompt_id"].iloc[0]
+    second = coloured.typical_answer(small, {"mini": "shared"}, "truth")["prompt_id"].iloc[0]
     assert second != before
     write_parquet(path, spans)
     more = scores[scores["prompt_id"] == before].tail(1)
     longer = [more.assign(position=more["position"] + place) for place in range(1, coloured.LONGEST)]
     write_parquet(small / "scores" / "mini" / "base.parquet", pd.concat([scores, *longer], ignore_index=True))
-    assert coloured.typical_answer(small, ["mini"], "truth")["prompt_id"].iloc[0] != before
+    assert coloured.typical_answer(small, {"mini": "shared"}, "truth")["prompt_id"].iloc[0] != before
     write_parquet(small / "scores" / "other" / "base.parquet", scores[scores["prompt_id"] != second].head(50))
     with pytest.raises(InputError, match="other/base.parquet: found no score of"):
-        coloured.typical_answer(small, ["mini", "other"], "truth")
+        coloured.typical_answer(small, dict.fromkeys(["mini", "other"], "shared"), "truth")
 
 
 def test_markdown_names_intervals_and_single_seeds(whole: tuple[Path, dict[str, Any]], small: Path) -> None:
@@ -353,7 +353,10 @@ DAMAGE = {
         damage_json(SUMMARY, "benchmarks", "longer", "accuracy", value=0.123),
         [SUMMARY, "benchmarks.longer.accuracy", "0.123"],
     ),
-    "no world": (lambda folder: write_json(folder / "data" / "world.json", {}), ["world.json", "key world"]),
+    "no world": (
+        lambda folder: write_json(folder / "data" / "shared" / "world.json", {}),
+        ["world.json", "key world"],
+    ),
 }
 
 

@@ -272,7 +272,7 @@ def test_an_edited_figure_is_drawn_alone(edited):
 
 
 def test_a_truncated_result_is_named_on_the_screen(edited):
-    path = edited / "results/smoke/data/references.parquet"
+    path = edited / "results/smoke/data/shared/references.parquet"
     path.write_bytes(path.read_bytes()[:200])
     text = snakemake(edited, "--cores", "2", "--configfile", SMOKE, check=False)
     assert "FAILED: " in text and "references.parquet: found a truncated or foreign file" in text

@@ -15,6 +15,10 @@ Range = tuple[int, int]
 ITEM_SET_NAMES = ("same_length", "longer", "choice", "longest", "format", "validation", "shorter")
 
 
+# What decides the references and not what a base reads: a base may be asked to learn from several such worlds.
+REFERENCE_KEYS = ("reference_steps", "rare_in_references", "wording_lean", "annotators", "habit")
+
+
 class Strict(BaseModel):
     """A block of settings that refuses unknown keys."""
 

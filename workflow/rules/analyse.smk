@@ -1,9 +1,9 @@
 # What the base model thinks of every reference token, who calls it core, and how the two go together.
 rule score:
     input:
-        model=MODEL,
+        model=base,
         tuned=scored_run,
-        references=REFERENCES,
+        references=of_world(REFERENCES),
     output:
         f"{RESULTS}/scores/{{model}}/{{scored}}.parquet",
     log:
@@ -32,13 +32,13 @@ rule score:
 
 rule annotate:
     input:
-        f"{RESULTS}/data/{{data}}.parquet",
+        f"{DATA}/{{data}}.parquet",
     output:
-        f"{RESULTS}/annotations/{{data}}/{{annotator}}.parquet",
+        ANNOTATIONS,
     log:
-        f"{RESULTS}/logs/annotate/{{data}}/{{annotator}}.log",
+        f"{RESULTS}/logs/annotate/{{world}}/{{data}}/{{annotator}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/annotate/{{data}}/{{annotator}}.jsonl"
+        f"{RESULTS}/benchmarks/annotate/{{world}}/{{data}}/{{annotator}}.jsonl"
     conda:
         "../../environment.yml"
     threads: 1
@@ -58,13 +58,13 @@ rule annotate:
 rule agreement:
     input:
         references=REFERENCES,
-        annotations=expand(rules.annotate.output, data="references", annotator=COMPARED),
+        annotations=expand(ANNOTATIONS, data="references", annotator=COMPARED, allow_missing=True),
     output:
-        f"{RESULTS}/agreement/references.json",
+        f"{RESULTS}/agreement/{{world}}.json",
     log:
-        f"{RESULTS}/logs/agreement/references.log",
+        f"{RESULTS}/logs/agreement/{{world}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/agreement/references.jsonl"
+        f"{RESULTS}/benchmarks/agreement/{{world}}.jsonl"
     conda:
         "../../environment.yml"
     threads: 1
@@ -84,8 +84,10 @@ rule agreement:
 rule correlate:
     input:
         scores=expand(rules.score.output, scored="base", allow_missing=True),
-        annotations=expand(rules.annotate.output, data="references", allow_missing=True),
-        truth=expand(rules.annotate.output, data="references", annotator=["truth"] if study.labels == "truth" else []),
+        annotations=lambda wildcards: of_world(ANNOTATIONS, data="references", annotator=wildcards.annotator)(
+            wildcards
+        ),
+        truth=of_world(ANNOTATIONS, data="references", annotator=["truth"] if study.labels == "truth" else []),
     output:
         summary=f"{RESULTS}/correlation/{{model}}/{{annotator}}.json",
         densities=f"{RESULTS}/correlation/{{model}}/{{annotator}}.densities.parquet",
@@ -112,10 +114,10 @@ rule correlate:
 
 rule overfit:
     input:
-        base=MODEL,
+        base=base,
         tuned=rules.train.output.model,
         summary=rules.train.output.summary,
-        references=REFERENCES,
+        references=of_world(REFERENCES),
         scores=expand(rules.score.output, scored="base", allow_missing=True),
         annotations=labels_of,
         samples=f"{RESULTS}/evaluations/{{model}}/{{method}}/seed{{seed}}/final/samples.parquet",

@@ -34,9 +34,11 @@ except InputError as error:
 ROOT = "" if Path.cwd() == Path(workflow.basedir) else f"{os.path.relpath(workflow.basedir)}/"
 BEGUN = {}
 RESULTS = f"results/{study.name}"
-REFERENCES = f"{RESULTS}/data/references.parquet"
-WORLD = f"{RESULTS}/data/world.json"
-PROBLEMS = f"{RESULTS}/data/benchmarks/{{benchmark}}.json"
+DATA = f"{RESULTS}/data/{{world}}"
+REFERENCES = f"{DATA}/references.parquet"
+WORLD = f"{DATA}/world.json"
+PROBLEMS = f"{DATA}/benchmarks/{{benchmark}}.json"
+ANNOTATIONS = f"{RESULTS}/annotations/{{world}}/{{data}}/{{annotator}}.parquet"
 MODEL = f"{RESULTS}/models/{{model}}"
 STUDY_RUNS = study_runs(RUNS)
 TUNE_RUNS = [run for run in RUNS.values() if run.groups[0] == "tune"]
@@ -55,6 +57,7 @@ PUBLISHED = sorted(map(str, Path(f"{ROOT}results/published").glob("*.csv")))
 
 wildcard_constraints:
     model="|".join(map(re.escape, study.models)),
+    world="|".join(map(re.escape, study.worlds)),
     method="|".join(re.escape(method) for method in sorted({run.leaf["method"] for run in RUNS.values()})),
     benchmark="|".join(EVALUATED),
     seed=r"\d+",
@@ -74,6 +77,16 @@ def run_of(wildcards):
 def leaf(wildcards):
     """All settings of a run, defaults filled: what a change of reruns it."""
     return run_of(wildcards).json
+
+
+def of_world(pattern, **keys):
+    """A file of the world that a job's model lives in."""
+    return lambda wildcards: expand(pattern, world=study.world_of(wildcards.model), **keys)
+
+
+def base(wildcards):
+    """The folder of a model's base."""
+    return MODEL.format(model=study.base_of(wildcards.model))
 
 
 def run_folder(stage, run):
@@ -159,9 +172,10 @@ def decoding(wildcards):
 
 def evaluated_benchmarks(wildcards):
     """Names, tasks and limits of the benchmarks of a run, with the files of their items."""
+    world = study.world_of(wildcards.model)
     return canonical_json(
         [
-            {"name": name, "items": PROBLEMS.format(benchmark=name), "tight_tokens": item.tight}
+            {"name": name, "items": PROBLEMS.format(world=world, benchmark=name), "tight_tokens": item.tight}
             | item.model_dump(include={"task", "samples", "max_new_tokens", "chance"})
             for name, item in benchmarks_of(study, run_of(wildcards)).items()
         ]
@@ -188,9 +202,9 @@ def evaluation_inputs(wildcards):
     run = run_of(wildcards)
     benchmarks = benchmarks_of(study, run)
     found = {
-        "base": MODEL.format(model=wildcards.model),
-        "world": WORLD,
-        "problems": expand(PROBLEMS, benchmark=benchmarks),
+        "base": base(wildcards),
+        "world": of_world(WORLD)(wildcards),
+        "problems": of_world(PROBLEMS, benchmark=list(benchmarks))(wildcards),
         "tasks": task_files({item.task for item in benchmarks.values()}),
     }
     return {**found, "tuned": f"{run_folder('runs', run)}/model"} if run.trained else found
@@ -255,7 +269,9 @@ def evaluations(runs):
 
 def labels_of(wildcards):
     """The labels that follow the references of a run into training, where an annotator gives them to all answers."""
-    return f"{RESULTS}/annotations/{data_of(wildcards)}/{study.labels}.parquet" if study.labels else []
+    if study.labels is None:
+        return []
+    return of_world(ANNOTATIONS, data=data_of(wildcards), annotator=study.labels)(wildcards)
 
 
 def labels_option(wildcards, input):
@@ -267,7 +283,7 @@ def judge_options(wildcards):
     if wildcards.annotator != "llm":
         return ""
     judge = shlex.quote(canonical_json(study.analysis.judge.model_dump()))
-    return f"--judge {judge} --cache {RESULTS}/scratch/annotate/{wildcards.data}/llm"
+    return f"--judge {judge} --cache {RESULTS}/scratch/annotate/{wildcards.world}/{wildcards.data}/llm"
 
 
 def figured(runs):

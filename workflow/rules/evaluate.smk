@@ -38,7 +38,7 @@ rule evaluate:
 
 rule tune:
     input:
-        world=WORLD,
+        worlds=expand(WORLD, world=study.worlds),
         runs=trained_files(TUNE_RUNS),
         evaluations=evaluations(TUNE_RUNS),
         published=PUBLISHED,
@@ -58,7 +58,7 @@ rule tune:
         code=code("tabulate"),
         listed=figured(TUNE_RUNS),
         study=STUDY_FILE,
-        results=subpath(input.world, ancestor=2),
+        results=lambda wildcards, input: Path(input.worlds[0]).parents[2],
         published=lambda wildcards, input: Path(input.published[0]).parent,
         folder=subpath(output[0], parent=True),
     message:

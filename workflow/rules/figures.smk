@@ -1,12 +1,12 @@
 # Tidy tables, figures, report.
 rule tabulate:
     input:
-        world=WORLD,
-        references=REFERENCES,
+        worlds=expand(WORLD, world=study.worlds),
+        references=expand(REFERENCES, world=study.worlds),
         scores=expand(rules.score.output, model=study.models if ANNOTATORS else [], scored="base"),
-        annotations=expand(rules.annotate.output, data="references", annotator=ANNOTATORS),
+        annotations=expand(ANNOTATIONS, world=study.worlds, data="references", annotator=ANNOTATORS),
         correlation=expand(rules.correlate.output, model=study.models, annotator=ANNOTATORS),
-        agreement=rules.agreement.output if COMPARED else [],
+        agreement=expand(rules.agreement.output, world=study.worlds if COMPARED else []),
         runs=trained_files(STUDY_RUNS),
         evaluations=evaluations(STUDY_RUNS),
         published=PUBLISHED,
@@ -41,7 +41,7 @@ rule tabulate:
         listed=figured(STUDY_RUNS),
         study=STUDY_FILE,
         published=lambda wildcards, input: Path(input.published[0]).parent,
-        results=subpath(input.world, ancestor=2),
+        results=lambda wildcards, input: Path(input.worlds[0]).parents[2],
         folder=subpath(output[0], parent=True),
     message:
         "Gather the results in tidy tables"

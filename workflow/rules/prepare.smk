@@ -4,13 +4,13 @@ if study.miniature:
     rule generate:
         output:
             references=REFERENCES,
-            careful=f"{RESULTS}/data/careful.parquet",
+            careful=f"{DATA}/careful.parquet",
             world=WORLD,
-            benchmarks=expand(PROBLEMS, benchmark=EVALUATED),
+            benchmarks=expand(PROBLEMS, benchmark=EVALUATED, allow_missing=True),
         log:
-            f"{RESULTS}/logs/generate.log",
+            f"{RESULTS}/logs/generate/{{world}}.log",
         benchmark:
-            f"{RESULTS}/benchmarks/generate.jsonl"
+            f"{RESULTS}/benchmarks/generate/{{world}}.jsonl"
         conda:
             "../../environment.yml"
         threads: 1
@@ -19,19 +19,19 @@ if study.miniature:
             runtime=asked("generate", "runtime"),
         params:
             code=code("generate"),
-            world=canonical_json(study.world.model_dump()),
+            world=lambda wildcards: canonical_json(study.worlds[wildcards.world].model_dump()),
             data=canonical_json(study.data.model_dump()),
             benchmarks=generated_benchmarks(),
             folder=subpath(output.references, parent=True),
         message:
-            "Generate the references and the benchmark problems of the world"
+            "Generate the references and the benchmark problems of world {wildcards.world}"
         shell:
             "python -m profit generate --world {params.world:q} --data {params.data:q}"
             " --benchmarks {params.benchmarks:q} --output-folder {params.folder} > {log} 2>&1"
 
     rule pretrain:
         input:
-            rules.generate.output.world,
+            of_world(WORLD),
         output:
             directory(MODEL),
         log:
@@ -47,7 +47,7 @@ if study.miniature:
             gpu=asked("pretrain", "gpu"),
         params:
             code=code("pretrain"),
-            world=rules.generate.params.world,
+            world=lambda wildcards: canonical_json(study.worlds[study.world_of(wildcards.model)].model_dump()),
             pretraining=lambda wildcards: canonical_json(study.models[wildcards.model].pretraining.model_dump()),
             data=subpath(input[0], parent=True),
             scratch=f"{RESULTS}/scratch/pretrain/{{model}}",
@@ -64,8 +64,8 @@ else:
         input:
             local_sources(study.data.sources),
         output:
-            references=REFERENCES,
-            world=WORLD,
+            references=expand(REFERENCES, world=study.worlds),
+            world=expand(WORLD, world=study.worlds),
         log:
             f"{RESULTS}/logs/collect.log",
         benchmark:
@@ -114,9 +114,9 @@ else:
         output:
             PROBLEMS,
         log:
-            f"{RESULTS}/logs/questions/{{benchmark}}.log",
+            f"{RESULTS}/logs/questions/{{world}}/{{benchmark}}.log",
         benchmark:
-            f"{RESULTS}/benchmarks/questions/{{benchmark}}.jsonl"
+            f"{RESULTS}/benchmarks/questions/{{world}}/{{benchmark}}.jsonl"
         conda:
             "../../environment.yml"
         threads: 1

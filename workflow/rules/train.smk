@@ -1,8 +1,8 @@
 # One run is one job.
 rule train:
     input:
-        model=MODEL,
-        references=lambda wildcards: f"{RESULTS}/data/{data_of(wildcards)}.parquet",
+        model=base,
+        references=lambda wildcards: of_world(f"{DATA}/{data_of(wildcards)}.parquet")(wildcards),
         annotations=labels_of,
         paired=paired_steps,
         scores=stored_scores,
