@@ -546,14 +546,14 @@ def test_main_prints_every_objective(capsys):
 
 def test_torch_is_all_it_needs():
     imported = set()
-    for module in ("objectives", "settings", "draws"):
+    for module in ("objectives", "settings", "tokens", "draws"):
         for node in ast.walk(ast.parse(Path(objectives.__file__).with_name(f"{module}.py").read_text())):
             if isinstance(node, ast.Import):
                 imported |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 imported.add(node.module)
     foreign = {name for name in imported if name.partition(".")[0] not in sys.stdlib_module_names}
-    assert foreign <= {"torch", "profit.settings"}
+    assert foreign <= {"torch", "profit.settings", "profit.tokens"}
 
 
 def test_the_code_of_one_objective_is_covered_by_its_own_runs_alone():
