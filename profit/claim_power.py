@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from profit import power
-from profit.estimators import Base, NotMeasured, method, sft, three
+from profit.estimators import Base, NotMeasured, method, three
 from profit.figures import tables
 from profit.files import InputError
 from profit.verdicts import LEVEL
@@ -29,7 +29,7 @@ COLLAPSE = 0.1
 def study_power(base: Base) -> list[dict[str, Any]]:
     """Rows of table power: for the first family, what noise there is, and what which effect would need."""
     rows = []
-    for name, other in {"profit_over_sft": sft, "profit_over_three": three}.items():
+    for name, other in {"profit_over_sft": lambda base: base.sft, "profit_over_three": three}.items():
         try:
             pair = method(base, "profit"), other(base)
         except NotMeasured:

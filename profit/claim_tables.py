@@ -153,14 +153,16 @@ def load_questions(folder: Path, accuracies: pd.DataFrame) -> pd.DataFrame:
     frame = tables.load(folder, "questions", QUESTION_COLUMNS)
     check_once(frame, [*RUN_KEYS, "benchmark", "question_id"], "questions")
     check_numbers(frame, "questions", "accuracy", 0, 1)
-    for (model, name), own in frame.groupby(["model", "benchmark"], sort=False):
+    for (model, benchmark), own in frame.groupby(["model", "benchmark"], sort=False):
         by_run = own.pivot(index=["method", "seed"], columns="question_id", values="accuracy")
-        lacking = by_run.isna().sum(axis=1)
-        if lacking.any():
-            run, count = lacking.idxmax(), lacking.max()
+        asked = by_run.notna().apply(tuple, axis=1)
+        usual = asked.mode()[0]
+        if (asked != usual).any():
+            (name, seed), own_asked = next(iter(asked[asked != usual].items()))
+            different = by_run.columns[np.array(own_asked) != np.array(usual)]
             raise InputError(
-                f"table questions, {model}/{run[0]}, seed {run[1]}, {name}: found {count} of {by_run.shape[1]} "
-                f"questions of the other runs missing, expected the same in all runs"
+                f"table questions, {model}/{name}, seed {seed}, {benchmark}: found {len(different)} questions asked "
+                f"of this run alone or of the others alone ({different[0]}), expected the same in all runs"
             )
     means = frame.groupby([*RUN_KEYS, "benchmark"], as_index=False)["accuracy"].mean()
     final = accuracies[accuracies["checkpoint"] == "final"]

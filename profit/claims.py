@@ -32,7 +32,7 @@ CLAIMS = (
         "profit_over_sft",
         "ProFit beats SFT on average",
         "Table 1",
-        estimators.profit_over(estimators.sft),
+        estimators.profit_over(lambda base: base.sft),
         f"{ON_AVERAGE}: ProFit - SFT",
         "masks that keep as many tokens without looking at their probability; SFT in ProFit's update norm or at other "
         "learning rates: a masked sum is also a smaller step",

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from profit import estimators
-from profit.estimators import EXTRAS, SEVERAL, Base, NotMeasured, Part, alike, compare, final, method, sft, three
+from profit.estimators import EXTRAS, SEVERAL, Base, NotMeasured, Part, alike, compare, method, three
 
 # Masks and divisors beside ProFit's, by their settings.
 MASKS = {
@@ -43,7 +43,7 @@ def against(name: str, ours: pd.DataFrame, other: pd.DataFrame) -> list[Part]:
 
 def methods(base: Base) -> dict[str, pd.DataFrame]:
     """Runs of each method that controls ProFit, by what it is."""
-    every = alike(base.accuracies[base.accuracies["checkpoint"] == "final"], sft(base))
+    every = alike(base.accuracies[base.accuracies["checkpoint"] == "final"], base.sft)
     chosen: dict[str, pd.DataFrame] = {}
     for name, settings in MASKS.items():
         rows = estimators.plain(every)
@@ -53,16 +53,16 @@ def methods(base: Base) -> dict[str, pd.DataFrame]:
     for key in EXTRAS:
         for (kind, called), own in every[estimators.changed(every, key)].groupby(["kind", "method"], sort=False):
             chosen[f"{NAMES.get(kind, kind)} with {key} {own[key].iloc[0]} ({called})"] = own
-    plain_sft = final(base).query("kind == 'sft'")
-    for rate in sorted(set(plain_sft["learning_rate"]) - {sft(base)["learning_rate"].iloc[0]}):
-        for called, own in alike(plain_sft, sft(base), learning_rate=rate).groupby("method", sort=False):
+    plain_sft = base.final[base.final["kind"] == "sft"]
+    for rate in sorted(set(plain_sft["learning_rate"]) - {base.sft["learning_rate"].iloc[0]}):
+        for called, own in alike(plain_sft, base.sft, learning_rate=rate).groupby("method", sort=False):
             chosen[f"SFT at learning rate {rate:g} ({called})"] = own
     return chosen
 
 
 def of_profit(base: Base) -> list[Part]:
     """Each control against SFT, and ProFit against each control, on average."""
-    ours, other, parts = method(base, "profit"), sft(base), []
+    ours, other, parts = method(base, "profit"), base.sft, []
     for name, own in methods(base).items():
         parts += against(f"{name} - SFT", own, other) + against(f"ProFit - {name}", ours, own)
     return parts
@@ -70,14 +70,14 @@ def of_profit(base: Base) -> list[Part]:
 
 def of_base(base: Base) -> list[Part]:
     """SFT against the base."""
-    return against("SFT - the base", sft(base), estimators.vanilla(base))
+    return against("SFT - the base", base.sft, estimators.vanilla(base))
 
 
 def several(base: Base) -> dict[str, pd.DataFrame]:
     """SFT on several references, on other numbers of them and at equal steps, by what it is."""
-    runs = final(base).query("kind == 'sft_multi'")
+    runs = base.final[base.final["kind"] == "sft_multi"]
     places = [(number, budget) for budget in ("steps", "epochs") for number in sorted(set(runs["references"]))]
-    chosen = {place: alike(runs, sft(base), references=place[0], budget=place[1]) for place in places}
+    chosen = {place: alike(runs, base.sft, references=place[0], budget=place[1]) for place in places}
     return {f"{n}, equal {b}": own for (n, b), own in chosen.items() if len(own) and (n, b) != (SEVERAL, "epochs")}
 
 
@@ -89,7 +89,7 @@ def of_three(base: Base) -> list[Part]:
 
 def of_several_accuracy(base: Base) -> list[Part]:
     """The same against SFT on one reference."""
-    return [part for name, own in several(base).items() for part in against(name, own, sft(base))]
+    return [part for name, own in several(base).items() for part in against(name, own, base.sft)]
 
 
 def less(name: str, base: Base, ours: pd.DataFrame, part: str, other: str = "held") -> list[Part]:
@@ -117,8 +117,7 @@ def of_cost(base: Base) -> list[Part]:
     """Clock and memory of ProFit over SFT's."""
     runs, parts = base.table("runs"), []
     ours, other = (
-        runs[runs["method"] == rows["method"].iloc[0]].set_index("seed")
-        for rows in (method(base, "profit"), sft(base))
+        runs[runs["method"] == rows["method"].iloc[0]].set_index("seed") for rows in (method(base, "profit"), base.sft)
     )
     for name, column in {"seconds of the clock": "wall_seconds", "peak memory": "peak_memory_mb"}.items():
         ratio = (ours[column] / other[column]).dropna()

@@ -11,6 +11,7 @@ No command: used by `profit.claims`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -68,6 +69,16 @@ class Base:
             raise NotMeasured(f"table {name} has no row of {self.model}")
         return self.tables[name]
 
+    @cached_property
+    def final(self) -> pd.DataFrame:
+        """The last checkpoints of methods that are their objective alone."""
+        return plain(self.accuracies[self.accuracies["checkpoint"] == "final"])
+
+    @cached_property
+    def sft(self) -> pd.DataFrame:
+        """SFT on one reference; NotMeasured without it."""
+        return first(self.final[self.final["kind"] == "sft"], "SFT on one reference")
+
 
 Estimator = Callable[[Base], list[Part]]
 
@@ -96,19 +107,9 @@ def first(runs: pd.DataFrame, what: str) -> pd.DataFrame:
     return runs[runs["method"] == runs["method"].iloc[0]]
 
 
-def final(base: Base) -> pd.DataFrame:
-    """The last checkpoints of methods that are their objective alone."""
-    return plain(base.accuracies[base.accuracies["checkpoint"] == "final"])
-
-
-def sft(base: Base) -> pd.DataFrame:
-    """SFT on one reference."""
-    return first(final(base).query("kind == 'sft'"), "SFT on one reference")
-
-
 def method(base: Base, kind: str, **settings: object) -> pd.DataFrame:
     """The method of a kind with these settings, else alike to SFT and with its normaliser."""
-    runs = alike(final(base), sft(base), **{key: value for key, value in settings.items() if key in ALIKE})
+    runs = alike(base.final, base.sft, **{key: value for key, value in settings.items() if key in ALIKE})
     for key, value in {"kind": kind, "normaliser": "all", **settings}.items():
         runs = runs[runs[key] == value] if key not in ALIKE else runs
     of = ", ".join(f"{key} {value}" for key, value in settings.items())
@@ -122,7 +123,7 @@ def three(base: Base, budget: str = "epochs") -> pd.DataFrame:
 
 def vanilla(base: Base) -> pd.DataFrame:
     """The base itself."""
-    return first(final(base).query("kind == 'vanilla'"), "run of the base itself")
+    return first(base.final[base.final["kind"] == "vanilla"], "run of the base itself")
 
 
 def difference(name: str, ours: pd.Series, other: pd.Series) -> Part:
@@ -151,7 +152,7 @@ def profit_over(other: Callable[[Base], pd.DataFrame]) -> Estimator:
 
 def on_each(base: Base) -> list[Part]:
     """ProFit against SFT on each benchmark."""
-    ours, other = method(base, "profit"), sft(base)
+    ours, other = method(base, "profit"), base.sft
     return [compare(name, ours, other, name) for name in tables.benchmarks(ours) if name != "average"]
 
 
@@ -159,7 +160,7 @@ def thresholds(kind: str, sign: int) -> Estimator:
     """A kind of mask at each tau against SFT, on average, times `sign`."""
 
     def parts(base: Base) -> list[Part]:
-        other, runs = sft(base), alike(final(base), sft(base))
+        other, runs = base.sft, alike(base.final, base.sft)
         swept = runs[(runs["kind"] == kind) & (runs["normaliser"] == "all")]
         if swept["tau"].nunique() < 2:
             raise NotMeasured(f"the study has {kind.replace('_', ' ')} at {swept['tau'].nunique()} thresholds")
@@ -171,12 +172,12 @@ def thresholds(kind: str, sign: int) -> Estimator:
 
 def keep_low(base: Base) -> list[Part]:
     """SFT against keeping the improbable tokens, on average; the threshold is ProFit's."""
-    return [compare("average", sft(base), method(base, "keep_low", tau=method(base, "profit")["tau"].iloc[0]))]
+    return [compare("average", base.sft, method(base, "keep_low", tau=method(base, "profit")["tau"].iloc[0]))]
 
 
 def ranks(base: Base) -> list[Part]:
     """ProFit against SFT at each LoRA rank, on average."""
-    runs = final(base)
+    runs = base.final
     runs = runs[(runs["tuning"] == "lora") & (runs["references"] == 1)]
     ours, other = (runs[runs["kind"] == kind] for kind in ("profit", "sft"))
     parts = []
@@ -191,7 +192,7 @@ def epochs(base: Base) -> list[Part]:
     """ProFit against SFT after each epoch of a run over several, on average."""
     runs = plain(base.accuracies[base.accuracies["checkpoint"] != "final"])
     ours, other = (runs[runs["kind"] == kind] for kind in ("profit", "sft"))
-    ours = first(ours, "ProFit evaluated after each epoch")
+    ours = first(ours[ours["tau"] == method(base, "profit")["tau"].iloc[0]], "ProFit evaluated after each epoch")
     other = first(alike(other, ours), "SFT evaluated after each epoch")
     common = sorted(set(ours["epoch"]) & set(other["epoch"]))
     return [compare(f"epoch {at}", ours[ours["epoch"] == at], other[other["epoch"] == at]) for at in common]
@@ -201,13 +202,13 @@ def general(base: Base) -> list[Part]:
     """ProFit against SFT on the average of the model's further tables."""
     if base.general.empty:
         raise NotMeasured("the model has no second table of benchmarks")
-    names = [runs["method"].iloc[0] for runs in (method(base, "profit"), sft(base))]
+    names = [runs["method"].iloc[0] for runs in (method(base, "profit"), base.sft)]
     return [compare("average", *(base.general[base.general["method"] == name] for name in names))]
 
 
 def several_accuracy(base: Base) -> list[Part]:
     """SFT on several references against one, on average, at equal epochs."""
-    return [compare("average", three(base), sft(base))]
+    return [compare("average", three(base), base.sft)]
 
 
 def seconds(base: Base, runs: pd.DataFrame) -> pd.Series:
@@ -226,14 +227,14 @@ def cost_ratio(base: Base, ours: pd.DataFrame, other: pd.DataFrame) -> pd.Series
 
 def several_cost(base: Base) -> list[Part]:
     """Distances of the cost of several references, over their number, to 1 - MARGIN and 1 + MARGIN."""
-    ratio = cost_ratio(base, three(base), sft(base)) / SEVERAL
+    ratio = cost_ratio(base, three(base), base.sft) / SEVERAL
     low, high = 1 - MARGIN, 1 + MARGIN
     return [of_seeds("at least", ratio - low, low), of_seeds("at most", high - ratio, high, -1)]
 
 
 def cost(base: Base) -> list[Part]:
     """Distance of the cost of ProFit, over SFT's, to RATIO."""
-    return [of_seeds("seconds", RATIO - cost_ratio(base, method(base, "profit"), sft(base)), RATIO, -1)]
+    return [of_seeds("seconds", RATIO - cost_ratio(base, method(base, "profit"), base.sft), RATIO, -1)]
 
 
 def overfits(base: Base, runs: pd.DataFrame, part: str, against: str = "held") -> pd.Series:
@@ -254,7 +255,7 @@ def overfits(base: Base, runs: pd.DataFrame, part: str, against: str = "held") -
 
 def less_overfit(base: Base, ours: pd.DataFrame, part: str, against: str = "held") -> Part:
     """By how much a method overfits less than SFT on one reference, as a share of SFT's mean overfitting."""
-    own, other = overfits(base, ours, part, against), overfits(base, sft(base), part, against)
+    own, other = overfits(base, ours, part, against), overfits(base, base.sft, part, against)
     if not other.mean() > 0:
         raise NotMeasured(f"SFT on one reference does not overfit here ({part}: {other.mean():+.4f} nats a token)")
     return difference(part, -own / other.mean(), -other / other.mean())

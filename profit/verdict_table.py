@@ -10,6 +10,7 @@ No command: used by `profit.claims`.
 from collections.abc import Sequence
 from typing import Any
 
+from profit.power import MOST_SEEDS
 from profit.verdicts import LEVEL
 
 Record = dict[str, Any]
@@ -126,7 +127,8 @@ def power_lines(content: dict[str, Any]) -> list[str]:
             f"{100 * transfer:.1f} points (standard deviation). To find"
         )
         lines += [f"* {needed(row)}" for row in own]
-        lines += [f"* {COLLAPSES}: {100 * own[-1]['effect']:g} points: {own[-1]['seeds_if_collapsed']} seeds", ""]
+        most = own[-1]
+        lines += [f"* {100 * most['effect']:g} points {COLLAPSES}: {seeds(most['seeds_if_collapsed'])}", ""]
     if not content["power"]:
         lines += ["Unknown: it needs table questions, and two seeds of ProFit and SFT.", ""]
     fallen = [f"{base}/{run}" for base, runs in content["collapsed"].items() for run in runs]
@@ -136,10 +138,14 @@ def power_lines(content: dict[str, Any]) -> list[str]:
 
 def needed(row: Record) -> str:
     """What finds an effect."""
-    seeds = f"{row['seeds_needed']} seeds" if row["seeds_needed"] else "more than a thousand seeds"
-    asked = f"{row['questions_needed']} questions" if row["questions_needed"] else "no number of questions"
     effect = f"{100 * row['effect']:g} {'point' if row['effect'] == 0.01 else 'points'}"
-    return f"{effect}: {seeds} on these questions, or {asked} on these seeds"
+    asked = f"{row['questions_needed']} questions" if row["questions_needed"] else "no number of questions"
+    return f"{effect}: {seeds(row['seeds_needed'])} on these questions, or {asked} on these seeds"
+
+
+def seeds(count: int | None) -> str:
+    """A number of seeds."""
+    return f"{count} seeds" if count else f"more than {MOST_SEEDS} seeds"
 
 
 def details(rows: Sequence[Record]) -> list[str]:
