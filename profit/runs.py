@@ -13,6 +13,8 @@ from profit.files import InputError, canonical_json
 from profit.methods import Method, seed_list
 from profit.study import Benchmark, Study
 
+# Keys of a method that change how a run is trained or written beside its objective.
+VARIANTS = ("match", "stop", "mix", "update_norm")
 GROUPS = ("main", "threshold", "lora_rank", "epochs", "overfitting", "world", "tune")
 
 
@@ -188,7 +190,7 @@ def _settings(study: Study, method: Method, keep_epochs: bool = False) -> dict[s
     """The leaf of a method without model, method and seed; defaults filled, equal work written equally."""
     objective = {"name": method.objective, **method.settings}
     if method.objective == "none":
-        nothing = dict.fromkeys(("tuning", "training", "paired_with", "budget", "choice"))
+        nothing = dict.fromkeys(("tuning", "training", "paired_with", "budget", "choice", *VARIANTS))
         return {"objective": objective, "references": 0, "keep_epochs": False, **nothing}
     objective["normaliser"] = method.normaliser or "all"
     training = study.training.model_dump()
@@ -211,4 +213,5 @@ def _settings(study: Study, method: Method, keep_epochs: bool = False) -> dict[s
         "training": training,
         "keep_epochs": keep_epochs,
         "paired_with": method.paired_with,
+        **{key: getattr(method, key) for key in VARIANTS},
     }

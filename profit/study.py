@@ -26,7 +26,7 @@ from profit.files import InputError
 from profit.methods import Lora, Method, ModelName, Name, Training, seed_list
 from profit.miniature.world import ITEM_SET_NAMES, REFERENCE_KEYS, Strict, World
 from profit.protocol import BENCHMARKS, check_options
-from profit.settings import conflict
+from profit.settings import conflict, copies_steps
 from profit.shapes import Collected
 from profit.strict_yaml import line_of, load_yaml
 from profit.sweeps import Sweeps, WorldCheck
@@ -196,6 +196,8 @@ class Study(Strict):
         if self.name in ("reference", "published"):
             raise ValueError(f"name: found {self.name!r}, expected another: that folder of results is shipped")
         for name, method in self.methods.items():
+            if method.objective == "truth" and self.labels != "truth":
+                raise ValueError(f"methods.{name}.objective: found truth, expected it in a miniature alone")
             self._enough_references(f"methods.{name}.references", method.references)
             if method.paired_with is not None:
                 self._pair_fits(f"methods.{name}", method, method.paired_with)
@@ -208,6 +210,8 @@ class Study(Strict):
                 found = self._lone_method(f"sweeps.{name}.methods", method)
                 if name == "threshold" and found.objective != "profit":
                     raise ValueError(f"sweeps.threshold.methods: found {method}, expected methods with a tau (profit)")
+                if name == "epochs" and (found.stop, found.mix) != (1.0, 1.0):
+                    raise ValueError(f"sweeps.epochs.methods: found {method} with stop or mix, expected whole runs")
                 taus = getattr(getattr(self.sweeps, name), "tau", None) if "tau" in found.settings else None
                 for tau in taus or ():
                     if wrong := conflict(found.objective, found.settings | {"tau": tau}):
@@ -254,8 +258,9 @@ class Study(Strict):
             raise ValueError(f"{where}.seeds: found {lacking}, expected only seeds of {name}")
         if outside := sorted(set(method.models or self.models) - set(paired.models or self.models)):
             raise ValueError(f"{where}.models: found {outside}, expected only models of {name}")
-        # A random mask copies the pair's steps; excess reads its scores alone.
-        for key in ("epochs", "references", "budget") if method.objective == "random" else ():
+        # Random masks and matched updates copy the pair's steps; excess reads its scores alone.
+        copies = copies_steps({"objective": {"name": method.objective, "share": method.share}, "match": method.match})
+        for key in ("epochs", "references", "budget", "stop") if copies else ():
             own, other = (getattr(item, key) or self.training.epochs for item in (method, paired))
             if own != other:
                 raise ValueError(f"{where}.{key}: found {own}, expected {other} as in {name}, step by step")

@@ -169,6 +169,21 @@ def test_a_folder_is_fetched_by_what_decides_it():
             {"sweeps/epochs": {"methods": ["profit"], "epochs": 2, "tau": [1.5]}},
             "epochs.tau.0: found 1.5, expected: input",
         ),
+        (
+            {"methods/sft": {"objective": "truth"}},
+            "methods.sft.objective: found truth, expected it in a miniature alone",
+        ),
+        (
+            {"methods/profit": {"objective": "profit", "stop": 0.5}, "methods/random/models": None},
+            "methods.random.stop: found 1.0, expected 0.5 as in profit, step by step",
+        ),
+        (
+            {
+                "methods/profit": {"objective": "profit", "mix": 0.5},
+                "sweeps/epochs": {"methods": ["profit"], "epochs": 2},
+            },
+            "sweeps.epochs.methods: found profit with stop or mix, expected whole runs",
+        ),
         ({"analysis/annotators": ["truth"]}, "analysis.annotators: found truth with data.sources"),
         ({"analysis/annotators": ["llm"]}, "analysis.judge: expected with annotator llm, and with it alone"),
         ({"data/references": 1, "data/held": 0}, "found agreement with data.references = 1, expected at least 2"),
@@ -218,3 +233,19 @@ def test_the_password_of_an_address_in_the_wrong_place_is_not_repeated(tmp_path,
     with pytest.raises(InputError, match="//…@h") as error:
         load_study(path)
     assert "secret99" not in str(error.value)
+
+
+def test_the_variants_of_a_run_are_in_its_leaf():
+    matched = {
+        "objective": "sft",
+        "paired_with": "profit",
+        "match": "update_norm",
+        "seeds": 1,
+        "models": ["Small-0.6B"],
+    }
+    mixed = {"objective": "sft", "stop": 0.5, "mix": 0.25, "update_norm": True, "seeds": 1}
+    runs = runs_of(Study.model_validate(changed(**{"methods/matched": matched, "methods/mixed": mixed})))
+    keys = ("match", "stop", "mix", "update_norm")
+    found = {name: [run.leaf[key] for key in keys] for (_, name, _), run in runs.items()}
+    assert found["sft"] == [None, 1.0, 1.0, False]
+    assert found["matched"] == ["update_norm", 1.0, 1.0, False] and found["mixed"] == [None, 0.5, 0.25, True]

@@ -16,7 +16,7 @@ from profit.lease import asks_for_gpus
 from profit.outputs import compared, figures_of, tables_of
 from profit.runs import benchmarks_of, listed, runs_of, study_runs
 from profit.resources import resources_of
-from profit.settings import STORED_SCORES
+from profit.settings import STORED_SCORES, copies_steps
 from profit.study import load_study
 
 prepare_environment(workflow.basedir)
@@ -235,7 +235,7 @@ def scored_run(wildcards):
 def paired_steps(wildcards):
     """The step log of the run with the same model and seed whose kept share is copied."""
     leaf = run_of(wildcards).leaf
-    if leaf["paired_with"] is None or leaf["objective"]["name"] in STORED_SCORES:
+    if not copies_steps(leaf):
         return []
     return f"{run_folder('runs', RUNS[wildcards.model, leaf['paired_with'], int(wildcards.seed)])}/steps.parquet"
 
