@@ -75,7 +75,7 @@ def verdict(row: Record) -> str:
     """The verdict, and where the claim is refuted, whether there is an effect nevertheless, or the opposite one."""
     if row["verdict"] != "not replicated":
         return row["verdict"]
-    if any(part["high"] < 0 for part in row["parts"]):
+    if row["smallest"] > 0 and all(part["high"] < 0 for part in row["parts"]):
         return "not replicated: the opposite"
     return "not replicated: above 0, but too small" if row["adjusted"] < LEVEL else "not replicated"
 

@@ -11,13 +11,13 @@ import planted
 import pytest
 from scipy import stats
 
-from profit import claims, estimators
+from profit import claims, estimators, verdict_table
 from profit.claim_power import contributions
 from profit.claim_tables import load_bases
 from profit.estimators import NotMeasured, method
 from profit.files import InputError
 from profit.power import split
-from profit.verdicts import Effect, Finding, verdicts
+from profit.verdicts import Effect, Finding, effect, verdicts
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "results/published"
@@ -294,7 +294,20 @@ def test_several_bases(tmp_path):
     assert content["over_bases"]["profit_over_sft"] == "depends on base"
     text = (tmp_path / "out" / "claims.md").read_text()
     assert "| ProFit beats SFT on average | depends on base | 1 not replicated, 1 replicated |" in text
-    assert "| verdict |" in text and "for this base" not in text
+    assert "| verdict |" in text and "for this base" not in text and "| not replicated: the opposite |" in text
+
+
+def test_a_refuted_claim_says_what_there_is_instead():
+    def said(values, smallest=0.05):
+        part = vars(effect(values))
+        word = verdicts({"a": Finding([effect(values)], smallest, "rest")})["a"]
+        return verdict_table.verdict({"verdict": word, "parts": [part], "smallest": smallest, "adjusted": part["p"]})
+
+    assert said([0.02, 0.021, 0.019]) == "descriptive" and said([0.2, 0.21, 0.19, 0.2, 0.2]) == "replicated"
+    assert said([0.02, 0.021, 0.019, 0.02, 0.02]) == "not replicated: above 0, but too small"
+    assert said([0.01, -0.01, 0.02, -0.02, 0.0]) == "not replicated"
+    assert said([-0.02, -0.021, -0.019, -0.02, -0.02]) == "not replicated: the opposite"
+    assert said([-0.02, -0.021, -0.019, -0.02, -0.02], 0.0) == "not replicated"  # a margin has no opposite
 
 
 def test_a_further_table_holds_the_general_tasks(study, tmp_path):
