@@ -186,7 +186,7 @@ def _rate(study: Study, model: str, gpu: GPU) -> float:
 def _train(study: Study, run: Run, n: float, gpu: GPU) -> float:
     training, model = run.leaf["training"], run.leaf["model"]
     references = run.leaf["references"] if run.leaf["budget"] == "epochs" else 1
-    tokens = training["epochs"] * prompts_of(study) * references * reference_tokens(study)
+    tokens = run.leaf["stop"] * training["epochs"] * prompts_of(study) * references * reference_tokens(study)
     operations = train_operations(study, run) * n * tokens
     # A checkpoint an epoch (weights and two moments in float32), and the weights that are kept.
     written = trained_parameters(study, run) * (12 * training["epochs"] + 4 * kept_models(run))

@@ -136,7 +136,7 @@ def job_seconds(study: Study, runs: Runs, rule: str, wildcards: dict[str, object
         if rule == "train":
             references = run.leaf["references"] if run.leaf["budget"] == "epochs" else 1
             answers = data.careful if run.leaf["data"] == "careful" else data.prompts * references
-            work = run.leaf["training"]["epochs"] * answers
+            work = run.leaf["stop"] * run.leaf["training"]["epochs"] * answers
         elif rule == "evaluate":
             work = sum(item.questions * item.samples for item in benchmarks_of(study, run).values())
         else:
