@@ -6,9 +6,10 @@ in the next one, so that questions do not average out over seeds; rest is what t
 deviations: of SFT and ProFit on the miniature (10 seeds, 100 questions a benchmark), by profit.power.split; question x
 method is that of their difference. A run collapses with probability COLLAPSE: it loses half of its accuracy.
 
-In 20,000 such studies ten seeds of each method find 5 points over SFT in 0.93 where no run collapses, in 0.60 where one
-run in twenty does, and in 0.41 where one in ten does (0.85 if it loses a quarter, not half); 25 seeds find them in 0.81.
-A claim of the first family that is false is replicated in at most 0.015, one whose opposite is true in 1 of 20,000.
+In 20,000 such studies ten seeds of each method find 5 points over SFT in 0.93 where no run collapses, in 0.60 where
+one run in twenty does, and in 0.41 where one in ten does (0.85 if it loses a quarter, not half); 25 seeds find them in
+0.81. A claim of the first family that is false is replicated in at most 0.015, one whose opposite is true in 1 of
+20,000.
 
 `draw` and `findings` are for thousands of studies as arrays; `write_tables` writes one as tidy tables.
 """
