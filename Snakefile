@@ -28,7 +28,8 @@ onsuccess:
 rule all:
     input:
         FIGURES,
-        expand(f"{RESULTS}/tables/{{name}}.{{kind}}", name=TABLES, kind=["parquet", "csv"]),
+        expand(f"{RESULTS}/tables/{{file}}", file=files_of([*TABLES, "claims", "power"])),
+        f"{RESULTS}/tables/claims.md",
         f"{RESULTS}/report.html",
 
 
@@ -36,4 +37,5 @@ include: "workflow/rules/prepare.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/analyse.smk"
+include: "workflow/rules/audit.smk"
 include: "workflow/rules/figures.smk"

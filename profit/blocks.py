@@ -72,13 +72,24 @@ class Tune(Strict):
     validation: Benchmark
 
 
+class Gradients(Strict):
+    """Theorem 1 on each base: so many prompts make the batch, so many of its tokens are checked one by one."""
+
+    prompts: Count = 64
+    tokens: Annotated[int, Field(ge=2)] = 60
+    exact: int = Field(3, ge=0, description="of them with the smallest singular value itself; 0 for a large model")
+
+
 class Analysis(Strict):
-    """Correlation of probability with importance."""
+    """Correlation of probability with importance, and what training did to the tokens of held references."""
 
     annotators: list[Literal["truth", "agreement", "llm"]] = Field(
         ["truth", "agreement"], description="truth: of a miniature alone; agreement: of at least two references"
     )
     judge: Judge | None = Field(None, description="of annotator llm")
+    gradients: Gradients | None = Field(None, description="default: not measured")
+    account: list[Name] = Field([], description="methods whose change of every reference token is accounted for")
+    drift: list[Name] = Field([], description="methods whose divergence from the base is measured")
     taus: Some[Share] = [0.1, 0.3, 0.5, 0.7, 0.9]
     resamples: Count = Field(999_999, description="of prompts, for the permutation test")
     bootstrap: Count = Field(2000, description="of prompts, for intervals")

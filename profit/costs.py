@@ -75,7 +75,7 @@ LORA_PARAMETERS = 35
 BYTES = {"bfloat16": 2, "float32": 4}
 # Seconds of a CPU job and of one reply of a judge.
 CPU_SECONDS = {"collect": 60, "questions": 30, "annotate": 60, "agreement": 60, "correlate": 300,
-               "tabulate": 120, "tune": 30, "draw": 10, "report": 60}  # fmt: skip
+               "account": 60, "tabulate": 120, "tune": 30, "claims": 30, "draw": 10, "report": 60}  # fmt: skip
 JUDGE_SECONDS = 5.0
 
 # Objectives that read the tokens of a whole step before they weigh one, that compare with a frozen base, and whose
@@ -127,7 +127,7 @@ def mean_tokens(limit: int) -> float:
 
 def gpus_of(study: Study, rule: str, model: str | None) -> int:
     """GPUs that a job of a rule leases, where GPUs are asked for at all."""
-    if rule not in ("pretrain", "score", "train", "evaluate", "overfit"):
+    if rule not in ("pretrain", "score", "train", "evaluate", "overfit", "gradients", "drift"):
         return 0
     compute = study.compute_of(model)
     return {"train": compute.processes, "evaluate": compute.evaluation_gpus}.get(rule, 1)

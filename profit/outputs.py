@@ -7,7 +7,7 @@ from profit.study import Study
 
 FIGURES = [
     "table1_main", "kept_share", "fig2_multi_reference", "fig3_probability", "fig4_threshold", "fig5_lora_rank",
-    "fig6_epochs", "fig11_coloured",
+    "fig6_epochs", "fig11_coloured", "gradient_share",
 ]  # fmt: skip
 
 
@@ -19,10 +19,19 @@ def compared(study: Study) -> list[str]:
 
 def tables_of(study: Study) -> list[str]:
     """The tidy tables of a study."""
-    labels = ["densities", "correlation", "threshold_loss", "coloured"] if study.analysis.annotators else []
+    analysis = study.analysis
+    labels = ["densities", "correlation", "threshold_loss", "coloured", "prompts"] if analysis.annotators else []
     overfit = ["overfit"] if study.sweeps.overfitting else []
     agreement = ["agreement"] if compared(study) else []
-    return ["runs", "evaluations", "steps", "main", "published", *overfit, *labels, *agreement]
+    theorem = ["theorem", "gradients", "gradient_prompts"] if analysis.gradients else []
+    tokens = [name for name in ("account", "drift") if getattr(analysis, name)]
+    always = ["runs", "evaluations", "questions", "steps", "main", "published"]
+    return [*always, *overfit, *labels, *agreement, *theorem, *tokens]
+
+
+def files_of(tables: list[str]) -> list[str]:
+    """The files of some tables: one for people and one for programs, of a long one the latter alone."""
+    return [f"{name}.{kind}" for name in tables for kind in ("parquet", "csv") if (name, kind) != ("questions", "csv")]
 
 
 def figures_of(study: Study) -> list[str]:
@@ -36,5 +45,6 @@ def figures_of(study: Study) -> list[str]:
         "fig5_lora_rank": sweeps.lora_rank,
         "fig6_epochs": sweeps.epochs,
         "fig11_coloured": labels,
+        "gradient_share": study.analysis.gradients,
     }
     return [name for name in FIGURES if drawn.get(name, True)]

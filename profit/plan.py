@@ -22,7 +22,7 @@ from profit.costs import DEFAULT_GPU, GPU, GPUS
 from profit.files import InputError
 from profit.miniature.world import Pretraining
 from profit.outputs import figures_of
-from profit.runs import Run, benchmarks_of, runs_of, study_runs
+from profit.runs import Run, benchmarks_of, looked_at, runs_of, study_runs
 from profit.settings import STORED_SCORES
 from profit.study import Study, load_study
 
@@ -31,7 +31,7 @@ Runs = dict[tuple[str, str, int], Run]
 # Every rule whose jobs are counted, in the order of the work.
 RULES = (
     "collect", "generate", "fetch", "pretrain", "questions", "score", "annotate", "agreement", "correlate", "train",
-    "evaluate", "overfit", "tabulate", "tune", "draw", "report",
+    "evaluate", "overfit", "gradients", "account", "drift", "tabulate", "tune", "claims", "draw", "report",
 )  # fmt: skip
 
 
@@ -53,6 +53,10 @@ COSTS = {
     "train": Cost(0.3, 5.0),
     "evaluate": Cost(0.4, 2.8),
     "overfit": Cost(0.2, 1.2),
+    "gradients": Cost(11.0),
+    "account": Cost(0.7),
+    "drift": Cost(0.5, 1.3),
+    "claims": Cost(1.5),
     "tabulate": Cost(3.0),
     "tune": Cost(1.0),
     "draw": Cost(0.9),
@@ -61,7 +65,7 @@ COSTS = {
 # Seconds of Snakemake's own work around each job, and of loading the fork server before the first one.
 OVERHEAD, SERVER = 0.3, 5.0
 # Rules whose jobs run alone, one after another, before anything else can start; two threads are not twice as fast.
-SERIAL = ("generate", "pretrain", "collect", "fetch", "tabulate", "report", "tune")
+SERIAL = ("generate", "pretrain", "collect", "fetch", "tabulate", "claims", "report", "tune")
 TWO_THREADS = 1.4
 REFERENCE_PROBE, PROBES = 0.017, 10
 DEFAULT_SIZE = 3 * 128**2
@@ -85,7 +89,7 @@ def jobs_of(study: Study, gpu: GPU = GPUS[DEFAULT_GPU]) -> list[Job]:
 def _named(study: Study, runs: list[Run]) -> list[tuple[str, dict[str, object]]]:
     """Rule and wildcards of every job."""
     annotators, models = study.analysis.annotators, study.models
-    names: list[tuple[str, dict[str, object]]] = [("tabulate", {}), ("report", {})]
+    names: list[tuple[str, dict[str, object]]] = [("tabulate", {}), ("claims", {}), ("report", {})]
     if study.miniature:
         names += [("generate", {})] * len(study.worlds)
         names += [("pretrain", {"model": model}) for model in models if study.base_of(model) == model]
@@ -97,6 +101,7 @@ def _named(study: Study, runs: list[Run]) -> list[tuple[str, dict[str, object]]]
     names += [("annotate", {"annotator": study.labels})] * (study.world_check is not None) * len(study.worlds)
     names += [("agreement", {})] * (len(annotators) > 1 and study.labels != "truth")
     names += [("correlate", {"model": model}) for model in models] * len(annotators)
+    names += [("gradients", {"model": model}) for model in models if study.analysis.gradients]
     names += [("draw", {})] * len(figures_of(study))
     scored = {(model, "base") for model in models if annotators}
     for run in runs:
@@ -104,11 +109,14 @@ def _named(study: Study, runs: list[Run]) -> list[tuple[str, dict[str, object]]]
         whose = STORED_SCORES.get(run.leaf["objective"]["name"])
         if whose == "base" or "overfitting" in run.groups:
             scored.add((model, "base"))
+        if looked_at(study, run, "account"):
+            scored |= {(model, "base"), (model, f"{method}_seed{seed}")}
         if whose == "pair":
             scored.add((model, f"{run.leaf['paired_with']}_seed{seed}"))
         keys = {"model": model, "method": method, "seed": seed}
         names += [("train", keys)] * run.trained + [("overfit", keys)] * ("overfitting" in run.groups)
         names += [("evaluate", keys)] * len(run.checkpoints)
+        names += [(what, keys) for what in ("account", "drift") if looked_at(study, run, what)]
     return names + [("score", {"model": model, "scored": name}) for model, name in scored]
 
 

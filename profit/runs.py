@@ -108,6 +108,7 @@ def listed(study: Study, runs: list[Run]) -> dict[str, Any]:
     return {
         "name": study.name,
         "annotators": study.analysis.annotators,
+        "gradients": study.analysis.gradients is not None,
         "worlds": {model: study.world_of(model) for model in study.models},
         "tables": {
             name: {
@@ -123,10 +124,17 @@ def listed(study: Study, runs: list[Run]) -> dict[str, Any]:
                 "group": run.groups[0],
                 "evaluations": run.checkpoints,
                 "overfit": "overfitting" in run.groups,
+                "account": looked_at(study, run, "account"),
+                "drift": looked_at(study, run, "drift"),
             }
             for run in runs
         ],
     }
+
+
+def looked_at(study: Study, run: Run, what: str) -> bool:
+    """Whether the analysis (account, drift) names the method of this run; of the main group alone."""
+    return run.trained and "main" in run.groups and run.leaf["method"] in getattr(study.analysis, what)
 
 
 @dataclass(frozen=True)

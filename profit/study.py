@@ -185,6 +185,11 @@ class Study(Strict):
             raise ValueError(f"{where}: found truth with data.sources, expected agreement, llm or neither ([])")
         if "agreement" in names and self.data.references < 2:
             raise ValueError(f"{where}: found agreement with data.references = 1, expected at least 2")
+        for key in ("account", "drift"):
+            for method in getattr(self.analysis, key):
+                if method not in self.methods or self.methods[method].objective == "none":
+                    trained = [name for name, item in self.methods.items() if item.objective != "none"]
+                    raise ValueError(f"analysis.{key}: {unknown(method, trained)}")
         if ("llm" in names) != (self.analysis.judge is not None):
             raise ValueError("analysis.judge: expected with annotator llm, and with it alone")
         if len(set(names)) != len(names) or self.miniature and "truth" not in names:

@@ -91,6 +91,7 @@ rule correlate:
     output:
         summary=f"{RESULTS}/correlation/{{model}}/{{annotator}}.json",
         densities=f"{RESULTS}/correlation/{{model}}/{{annotator}}.densities.parquet",
+        prompts=f"{RESULTS}/correlation/{{model}}/{{annotator}}.prompts.parquet",
     log:
         f"{RESULTS}/logs/correlate/{{model}}/{{annotator}}.log",
     benchmark:
@@ -109,7 +110,8 @@ rule correlate:
         "Correlate probability under {wildcards.model} with importance by {wildcards.annotator}"
     shell:
         "python -m profit correlate --scores {input.scores} --annotations {input.annotations} {params.truth}"
-        " --settings {params.settings:q} --output {output.summary} --densities {output.densities} > {log} 2>&1"
+        " --settings {params.settings:q} --output {output.summary} --densities {output.densities}"
+        " --prompts {output.prompts} > {log} 2>&1"
 
 
 rule overfit:

@@ -13,8 +13,8 @@ from profit.code_version import code_version
 from profit.files import InputError, canonical_json
 from profit.forkserver import prepare_environment
 from profit.lease import asks_for_gpus
-from profit.outputs import compared, figures_of, tables_of
-from profit.runs import benchmarks_of, listed, runs_of, study_runs
+from profit.outputs import compared, figures_of, files_of, tables_of
+from profit.runs import benchmarks_of, listed, looked_at, runs_of, study_runs
 from profit.resources import resources_of
 from profit.settings import STORED_SCORES, copies_steps
 from profit.study import load_study
@@ -52,6 +52,8 @@ ANNOTATORS = study.analysis.annotators
 COMPARED = compared(study)
 TABLES = tables_of(study)
 FIGURES = [f"figures/{study.name}/{figure}.{kind}" for figure in figures_of(study) for kind in ("pdf", "png")]
+# The shipped results have nothing of the audit.
+SHIPPED_FIGURES = [figure for figure in outputs.FIGURES if figure != "gradient_share"]
 PUBLISHED = sorted(map(str, Path(f"{ROOT}results/published").glob("*.csv")))
 
 
@@ -193,7 +195,7 @@ def task_files(names):
 
 def correlation_settings(wildcards):
     """Whose scores and labels are compared, and how often prompts are resampled."""
-    settings = study.analysis.model_dump(exclude={"annotators", "judge"})
+    settings = study.analysis.model_dump(include={"taus", "resamples", "bootstrap", "seed"})
     return canonical_json({"model": wildcards.model, "annotator": wildcards.annotator, **settings})
 
 
@@ -284,6 +286,18 @@ def judge_options(wildcards):
         return ""
     judge = shlex.quote(canonical_json(study.analysis.judge.model_dump()))
     return f"--judge {judge} --cache {RESULTS}/scratch/annotate/{wildcards.world}/{wildcards.data}/llm"
+
+
+def gradient_settings(wildcards):
+    """How much of the references the check of Theorem 1 takes."""
+    analysis = study.analysis
+    return canonical_json(analysis.gradients.model_dump() | {"bootstrap": analysis.bootstrap, "seed": analysis.seed})
+
+
+def looked_at_files(what, kinds):
+    """Results of the analysis (account, drift) of every run whose method it names."""
+    runs = [run for run in STUDY_RUNS if looked_at(study, run, what)]
+    return [f"{run_folder(what, run)}.{kind}" for run in runs for kind in kinds]
 
 
 def figured(runs):

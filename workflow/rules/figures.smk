@@ -10,9 +10,12 @@ rule tabulate:
         runs=trained_files(STUDY_RUNS),
         evaluations=evaluations(STUDY_RUNS),
         published=PUBLISHED,
+        gradients=expand(rules.gradients.output, model=study.models if study.analysis.gradients else []),
+        account=looked_at_files("account", ["json", "parquet"]),
+        drift=looked_at_files("drift", ["json"]),
         overfit=[f"{run_folder('overfit', run)}.json" for run in OVERFIT_RUNS],
     output:
-        expand(f"{RESULTS}/tables/{{name}}.{{kind}}", name=TABLES, kind=["parquet", "csv"]),
+        expand(f"{RESULTS}/tables/{{file}}", file=files_of(TABLES)),
         report(
             f"{RESULTS}/tables/table1_main.md",
             caption="../report/table1_main.rst",
@@ -83,11 +86,45 @@ rule draw:
         " --output-pdf {output.pdf} --output-png {output.png} > {log} 2>&1"
 
 
+rule claims:
+    input:
+        tables=[path for path in rules.tabulate.output if path.endswith(".parquet")],
+        published=PUBLISHED,
+    output:
+        expand(f"{RESULTS}/tables/{{file}}", file=files_of(["claims", "power"])),
+        report(
+            f"{RESULTS}/tables/claims.md",
+            caption="../report/claims.rst",
+            category="Claims",
+            labels={"table": "Verdicts"},
+        ),
+        summary=f"{RESULTS}/claims.json",
+    log:
+        f"{RESULTS}/logs/claims.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/claims.jsonl"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=asked("claims", "mem_mb"),
+        runtime=asked("claims", "runtime"),
+    params:
+        code=code("claims"),
+        tables=subpath(output[0], parent=True),
+        published=lambda wildcards, input: Path(input.published[0]).parent,
+    message:
+        "Judge the claims of the paper"
+    shell:
+        "python -m profit claims --tables {params.tables} --published {params.published} --output {output.summary}"
+        " --output-folder {params.tables} > {log} 2>&1"
+
+
 rule figures:
     input:
         expand(
             "figures/reference/{figure}.{kind}",
-            figure=outputs.FIGURES,
+            figure=SHIPPED_FIGURES,
             kind=["pdf", "png"],
         ),
     message:
@@ -98,6 +135,7 @@ rule report:
     input:
         figures=FIGURES,
         tables=rules.tabulate.output,
+        claims=rules.claims.output,
     output:
         f"{RESULTS}/report.html",
     log:
@@ -116,5 +154,5 @@ rule report:
     message:
         "Write the report"
     shell:
-        "env -u SNAKEMAKE_PROFILE snakemake {input.figures} {input.tables} --snakefile {params.snakefile}"
+        "env -u SNAKEMAKE_PROFILE snakemake {input.figures} {input.tables} {input.claims} --snakefile {params.snakefile}"
         " --configfile {params.study} --report {output} --nolock > {log} 2>&1"

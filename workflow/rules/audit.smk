@@ -1,0 +1,94 @@
+# What lies behind the accuracies: whose gradient a batch follows, which tokens a run moved, how far it went from its base.
+rule gradients:
+    input:
+        model=base,
+        references=of_world(REFERENCES),
+        annotations=lambda wildcards: of_world(ANNOTATIONS, data="references", annotator=study.labels or [])(wildcards),
+    output:
+        summary=f"{RESULTS}/gradients/{{model}}.json",
+        tokens=f"{RESULTS}/gradients/{{model}}.parquet",
+    log:
+        f"{RESULTS}/logs/gradients/{{model}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/gradients/{{model}}.jsonl"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=asked("gradients", "mem_mb"),
+        runtime=asked("gradients", "runtime"),
+        gpu=asked("gradients", "gpu"),
+    params:
+        code=code("gradients"),
+        labels=labels_option,
+        settings=gradient_settings,
+    message:
+        "Check Theorem 1 on {wildcards.model}"
+    shell:
+        "PROFIT_GPUS={resources.gpu}"
+        " python -m profit gradients --model {input.model} --references {input.references} {params.labels}"
+        " --settings {params.settings:q} --output {output.summary} --tokens-output {output.tokens} > {log} 2>&1"
+
+
+rule account:
+    input:
+        references=of_world(REFERENCES),
+        annotations=labels_of,
+        base=expand(rules.score.output, scored="base", allow_missing=True),
+        scores=f"{RESULTS}/scores/{{model}}/{{method}}_seed{{seed}}.parquet",
+        summary=rules.train.output.summary,
+    output:
+        summary=f"{RESULTS}/account/{{model}}/{{method}}/seed{{seed}}.json",
+        cells=f"{RESULTS}/account/{{model}}/{{method}}/seed{{seed}}.parquet",
+    log:
+        f"{RESULTS}/logs/account/{{model}}/{{method}}/seed{{seed}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/account/{{model}}/{{method}}/seed{{seed}}.jsonl"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=asked("account", "mem_mb"),
+        runtime=asked("account", "runtime"),
+    params:
+        code=code("account"),
+        run=leaf,
+        labels=labels_option,
+    message:
+        "Account for the tokens that {wildcards.model}/{wildcards.method}, seed {wildcards.seed}, moved"
+    shell:
+        "python -m profit account --run {params.run:q} --train {input.summary} --base-scores {input.base}"
+        " --scores {input.scores} --references {input.references} {params.labels} --output {output.summary}"
+        " --cells {output.cells} > {log} 2>&1"
+
+
+rule drift:
+    input:
+        model=base,
+        tuned=rules.train.output.model,
+        references=of_world(REFERENCES),
+        annotations=labels_of,
+    output:
+        f"{RESULTS}/drift/{{model}}/{{method}}/seed{{seed}}.json",
+    log:
+        f"{RESULTS}/logs/drift/{{model}}/{{method}}/seed{{seed}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/drift/{{model}}/{{method}}/seed{{seed}}.jsonl"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=asked("drift", "mem_mb"),
+        runtime=asked("drift", "runtime"),
+        gpu=asked("drift", "gpu"),
+    params:
+        code=code("drift"),
+        labels=labels_option,
+        compute=compute_option,
+        length=length_option,
+    message:
+        "Measure the drift of {wildcards.model}/{wildcards.method}, seed {wildcards.seed}"
+    shell:
+        "PROFIT_GPUS={resources.gpu}"
+        " python -m profit drift --model {input.model} --tuned {input.tuned} --references {input.references}"
+        " {params.labels} {params.compute} {params.length} --output {output} > {log} 2>&1"
