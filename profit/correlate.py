@@ -1,7 +1,8 @@
 """Correlation of probability with importance: are core tokens more probable than replaceable ones (paper Figure 3)?
 
 From the scores of a model and the labels of an annotator: means by label, core share, effect sizes, a test, what a
-threshold tau destroys and spares, how the tokens fill the probability axis, and the densities of Figure 3.
+threshold tau destroys and spares, how the tokens fill the probability axis, the densities of Figure 3, and counts by
+prompt, for who resamples prompts later.
 
 Tokens of one prompt are not independent, so the prompt is the unit of every resampling. Test: per prompt with both
 labels, d = mean probability of its core tokens - mean of its replaceable tokens; null: exchanging the two labels of a
@@ -14,7 +15,7 @@ two-sided p = (b + 1) / (resamples + 1), where b resamples have |mean d| at leas
 An answer without any labelled span (a judge labels a sample of prompts, and may fail on some) is left out and counted.
 
     python -m profit correlate --scores S --annotations A [--truth T] --settings '{"model":"mini","annotator":"truth"}'
-        --output summary.json --densities densities.parquet
+        --output summary.json --densities densities.parquet --prompts prompts.parquet
 """
 
 import argparse
@@ -39,6 +40,7 @@ GROUPS = {**{label: (label,) for label in LABELS}, "core_and_replaceable": LABEL
 TAUS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 BIN_EDGES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 DENSITY_BINS = 100
+LOW = 0.1
 LEVEL = 0.95
 ANSWER = ["prompt_id", "reference_id"]
 SCORE_COLUMNS = [*ANSWER, "start", "end", "logprob"]
@@ -268,6 +270,21 @@ def densities(probability: NDArray[np.float64], labels: NDArray[np.object_], set
     return pd.concat(parts, ignore_index=True)
 
 
+def by_prompt(
+    probability: NDArray[np.float64], labels: NDArray[np.object_], prompts: NDArray, settings: Settings
+) -> pd.DataFrame:
+    """Tokens, sum of probabilities and tokens with p <= LOW: one row a prompt and label, core and replaceable."""
+    names, prompt = np.unique(prompts, return_inverse=True)
+    parts = []
+    for label in LABELS[:2]:
+        own = labels == label
+        columns = {"tokens": None, "probability_sum": probability[own], "low": probability[own] <= LOW}
+        sums = {name: np.bincount(prompt[own], values, len(names)) for name, values in columns.items()}
+        keys = {"model": settings.model, "annotator": settings.annotator, "prompt_id": names, "label": label}
+        parts.append(pd.DataFrame({**keys, **sums}).astype({"tokens": int, "low": int}))
+    return pd.concat(parts, ignore_index=True)
+
+
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m profit correlate", description="Compare the probabilities of core and replaceable tokens."
@@ -278,6 +295,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--settings", required=True, help="JSON: model, annotator, taus, resamples, bootstrap, seed")
     parser.add_argument("--output", required=True, help="summary, JSON")
     parser.add_argument("--densities", required=True, help="token counts by label and probability, Parquet")
+    parser.add_argument("--prompts", required=True, help="counts and sums by prompt and label, Parquet")
     return parser
 
 
@@ -304,7 +322,9 @@ def main(argv: list[str] | None = None) -> None:
         if args.truth:
             truth = label_tokens(scores, read_parquet(args.truth, SPAN_COLUMNS), args.truth)
             summary["recovery"] = recovery(labels, truth)
-        write_parquet(args.densities, densities(probability, labels, settings), {"provenance": job.record()})
+        record = {"provenance": job.record()}
+        write_parquet(args.densities, densities(probability, labels, settings), record)
+        write_parquet(args.prompts, by_prompt(probability, labels, scores.prompt_id.to_numpy(), settings), record)
         write_json(args.output, {**summary, "provenance": job.record()})
     means = {name: summary["probability"][name]["mean"] for name in ("core", "replaceable", "all")}
     log.info("%s: means %s, p %.2g, AUC %.3f", args.output, means, summary["test"]["p"], summary["effect"]["auc"])

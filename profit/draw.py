@@ -23,6 +23,7 @@ FIGURES = {
     "fig11_coloured": "an answer coloured by probability",
     "table1_main": "the main comparison",
     "kept_share": "share of tokens kept over training",
+    "gradient_share": "share of the gradient by probability",
 }
 
 

@@ -1,7 +1,9 @@
-"""Results of a study's runs as tidy frames, checked on the way: what `profit.tabulate` writes down.
+"""Results of a study's runs as tidy frames, checked on the way: settings, costs, steps and answers.
 
 Every number comes from a file of a listed run. A file that is missing, truncated, not finite where it must be, made in
 another world, or whose questions are not those of the other runs, is an InputError that names file and key.
+
+What is known of their tokens is gathered by `profit.gather_tokens`.
 
 No command: imported by `profit.tabulate`.
 """
@@ -14,14 +16,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from profit.files import InputError, read_json, read_parquet
+from profit.files import InputError, read_json, read_parquet, read_parquet_metadata
 from profit.steplog import COLUMNS
 
 RUN = ["model", "method", "seed"]
 MEASURES = ["accuracy", "accuracy_tight", "ended", "cut", "parsed", "tokens_mean"]
 STEP_NUMBERS = ["loss", "kept", "tokens"]
-OVERFIT_MEASURES = ["nll_trained", "nll_held", "base_trained", "base_held", "overfit"]
 COSTS = ["cpu_seconds", "wall_seconds", "peak_memory_mb"]
+QUESTION = [*RUN, "benchmark", "question_id", "accuracy"]
 
 
 def run_folder(run: dict[str, Any]) -> str:
@@ -57,12 +59,13 @@ def gather_runs(
             "steps": len(log),
             "tokens_trained": int(log["tokens"].sum()),
             **{key: number(folder / "train.json", record, key, "provenance.") for key in COSTS},
+            "device": text(folder / "train.json", record, "device", "provenance."),
             "kept": float(np.average(log["kept"], weights=log["tokens"])),
         }
         if run["group"] == "main":
             steps.append(log.assign(**{key: run[key] for key in RUN}))
     frame = pd.DataFrame(rows)
-    columns = [*settings_row(runs[0]), "steps", "tokens_trained", *COSTS, "kept", "labels", "world"]
+    columns = [*settings_row(runs[0]), "steps", "tokens_trained", *COSTS, "device", "kept", "labels", "world"]
     logs = pd.concat(steps, ignore_index=True) if steps else pd.DataFrame(columns=[*RUN, *COLUMNS])
     return frame.reindex(columns=columns).astype({"steps": "Int64", "tokens_trained": "Int64"}), logs[[*RUN, *COLUMNS]]
 
@@ -77,6 +80,8 @@ def settings_row(run: dict[str, Any]) -> dict[str, Any]:
         "tau": objective.get("tau"),
         "direction": objective.get("direction"),
         "share": objective.get("share"),
+        "redraw": objective.get("redraw"),
+        "keep": objective.get("keep"),
         "normaliser": objective.get("normaliser"),
         "tuning": tuning.get("kind"),
         "rank": tuning.get("rank"),
@@ -84,6 +89,7 @@ def settings_row(run: dict[str, Any]) -> dict[str, Any]:
         "budget": run["budget"],
         "learning_rate": training.get("learning_rate"),
         "epochs": training.get("epochs"),
+        **{key: run[key] for key in ("match", "stop", "mix", "paired_with")},
     }
 
 
@@ -102,14 +108,18 @@ def read_steps(path: Path) -> pd.DataFrame:
     return log
 
 
-def gather_evaluations(results: Path, runs: Iterable[dict[str, Any]], worlds: Mapping[str, str]) -> pd.DataFrame:
-    """One row a run, checkpoint and benchmark.
+def gather_evaluations(
+    results: Path, runs: Sequence[dict[str, Any]], worlds: Mapping[str, str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One row a run, checkpoint and benchmark; and one row a question, of the runs that `by_question` names.
 
     Raises:
         InputError: also where a summary disagrees with its own samples, or two runs answered different questions.
     """
     rows: list[dict[str, Any]] = []
+    answers: list[pd.DataFrame] = []
     asked: dict[str, dict[str, Any]] = {}
+    kept = by_question(runs)
     for run in runs:
         for checkpoint in run["evaluations"]:
             folder = results / "evaluations" / run_folder(run) / checkpoint
@@ -118,9 +128,13 @@ def gather_evaluations(results: Path, runs: Iterable[dict[str, Any]], worlds: Ma
             benchmarks = read_json(path).get("benchmarks")
             if not benchmarks:
                 raise InputError(f"{path}, key benchmarks: found {benchmarks!r}, expected at least one benchmark")
+            samples = check_samples(folder / "samples.parquet", path, benchmarks, asked.setdefault(world, {}))
             # JSON files have sorted keys; the samples stand in the order of the study.
-            for name in check_samples(folder / "samples.parquet", path, benchmarks, asked.setdefault(world, {})):
+            for name, own in samples.items():
                 content = benchmarks[name]
+                if checkpoint == "final" and (run["model"], run["method"]) in kept:
+                    means = own.groupby("question_id", sort=False)["correct"].mean().rename("accuracy").reset_index()
+                    answers.append(means.assign(**{key: run[key] for key in RUN}, benchmark=name))
                 rows.append(
                     {
                         **{key: run[key] for key in RUN},
@@ -134,7 +148,24 @@ def gather_evaluations(results: Path, runs: Iterable[dict[str, Any]], worlds: Ma
                     }
                 )
     columns = [*RUN, "checkpoint", "epoch", "benchmark", "questions", "samples", *MEASURES, "accuracy_ended"]
-    return pd.DataFrame(rows, columns=columns).astype({"accuracy_ended": float, "epoch": "Int64"})
+    questions = pd.concat(answers, ignore_index=True) if answers else pd.DataFrame(columns=QUESTION)
+    frame = pd.DataFrame(rows, columns=columns).astype({"accuracy_ended": float, "epoch": "Int64"})
+    return frame, questions[QUESTION]
+
+
+def by_question(runs: Iterable[dict[str, Any]]) -> set[tuple[str, str]]:
+    """(model, method) of SFT, on one or several references, and ProFit, with nothing else changed: the first claims'.
+
+    Those of the main comparison and of the sweep of references, which may alone hold SFT on several.
+    """
+    return {
+        (run["model"], run["method"])
+        for run in runs
+        if run["group"] in ("main", "overfitting")
+        and (run["objective"]["name"], run["objective"].get("direction")) in (("sft", None), ("profit", "higher"))
+        and run["match"] is None
+        and run["stop"] == run["mix"] == 1
+    }
 
 
 def epoch_of(run: dict[str, Any], checkpoint: str) -> int | None:
@@ -144,10 +175,12 @@ def epoch_of(run: dict[str, Any], checkpoint: str) -> int | None:
     return run["training"]["epochs"] if run["training"] else None
 
 
-def check_samples(path: Path, summary_path: Path, benchmarks: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+def check_samples(
+    path: Path, summary_path: Path, benchmarks: dict[str, Any], asked: dict[str, Any]
+) -> dict[str, pd.DataFrame]:
     """Compare samples with their summary and with the questions of its world's runs before, which `asked` remembers.
 
-    Returns the benchmarks in the order of the samples.
+    Returns the samples of each benchmark, in their order.
     """
     samples = read_parquet(path, ["benchmark", "question_id", "sample", "correct"])
     found = {str(name): rows for name, rows in samples.groupby("benchmark", sort=False)}
@@ -171,91 +204,13 @@ def check_samples(path: Path, summary_path: Path, benchmarks: dict[str, Any], as
                 f"{path}, benchmark {name}: found {len(keys)} (question, sample) pairs, expected the {len(before)} of "
                 f"{where}; not in both: {', '.join(other)}"
             )
-    return list(found)
-
-
-def gather_overfit(results: Path, runs: Iterable[dict[str, Any]], worlds: Mapping[str, str]) -> pd.DataFrame:
-    """One row a run and part of the tokens, of the runs listed with `overfit`."""
-    rows = []
-    for run in runs:
-        if not run.get("overfit"):
-            continue
-        path = results / "overfit" / f"{run_folder(run)}.json"
-        provenance(path, worlds[run["model"]])
-        content = read_json(path)
-        for part, values in content["parts"].items():
-            rows.append(
-                {
-                    **{key: run[key] for key in RUN},
-                    "references": run["references"],
-                    "budget": run["budget"],
-                    "part": part,
-                    **{key: number(path, values, key, f"parts.{part}.") for key in OVERFIT_MEASURES},
-                    **{key: content["diversity"][key] for key in ("distinct_2", "pair_distance")},
-                    **{key: number(path, content, key) for key in ("tokens_trained", "cpu_seconds")},
-                }
-            )
-    columns = [*RUN, "references", "budget", "part", *OVERFIT_MEASURES, "distinct_2", "pair_distance"]
-    return pd.DataFrame(rows, columns=[*columns, "tokens_trained", "cpu_seconds"])
-
-
-def gather_correlation(
-    results: Path, models: Sequence[str], annotators: Sequence[str], worlds: Mapping[str, str]
-) -> dict[str, pd.DataFrame]:
-    """Tables correlation (one row a model and annotator), threshold_loss and densities."""
-    flat, losses, densities = [], [], []
-    for model in models:
-        for annotator in annotators:
-            path = results / "correlation" / model / f"{annotator}.json"
-            provenance(path, worlds[model])
-            content = read_json(path)
-            keys = {"model": model, "annotator": annotator}
-            flat.append(keys | flatten({key: value for key, value in content.items() if key not in UNTIDY}))
-            columns = ["tau", "core_below", "replaceable_above", "below", "core_share_below"]
-            losses += [keys | {key: row.get(key) for key in columns} for row in content["thresholds"]]
-            columns = ["model", "annotator", "label", "low", "high", "tokens"]
-            densities.append(read_parquet(path.with_name(f"{annotator}.densities.parquet"), columns))
-    return {
-        "correlation": pd.DataFrame(flat),
-        "threshold_loss": pd.DataFrame(losses),
-        "densities": pd.concat(densities, ignore_index=True),
-    }
-
-
-def gather_agreement(path: Path, annotators: Sequence[str], world: str) -> pd.DataFrame:
-    """Table agreement: one row a part of the labels of two annotators, with bootstrap intervals over prompts."""
-    provenance(path, world)
-    content = read_json(path)
-    if [content.get("first"), content.get("second")] != list(annotators):
-        found = f"{content.get('first')!r} and {content.get('second')!r}"
-        raise InputError(f"{path}, keys first and second: found {found}, expected {' and '.join(annotators)}")
-    rows = []
-    for part in ("all", "core_and_replaceable"):
-        counts = ("answers", "answers_of_first_alone", "answers_of_second_alone")
-        row = {key: content[key] for key in ("first", "second", "unit", *counts)} | {"part": part}
-        row |= {key: content[part][key] for key in ("units", "prompts")}
-        for name in ("accuracy", "kappa"):
-            values = content[part][name]
-            row |= {name: values["value"], f"{name}_low": values["low"], f"{name}_high": values["high"]}
-        rows.append(row)
-    kinds = {f"{name}{end}": float for name in ("accuracy", "kappa") for end in ("", "_low", "_high")}
-    return pd.DataFrame(rows).astype(kinds)
-
-
-UNTIDY = ("model", "annotator", "thresholds", "bins", "provenance")
-
-
-def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one: {"a": {"b": 1}} is {"a_b": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= flatten(value, f"{prefix}{key}_") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+    return found
 
 
 def provenance(path: Path, world: str) -> dict[str, Any]:
-    """The provenance of a JSON result; InputError if it comes from another world than its model's."""
-    record = read_json(path).get("provenance")
+    """The provenance of a result, JSON or Parquet; InputError if it comes from another world than its model's."""
+    content = read_json(path) if path.suffix == ".json" else read_parquet_metadata(path)
+    record = content.get("provenance")
     if not isinstance(record, dict):
         raise InputError(f"{path}, key provenance: found {record!r}, expected the account of its job")
     if record.get("world") != world:
@@ -273,11 +228,11 @@ def number(path: Path, content: dict[str, Any], key: str, prefix: str = "") -> f
     return float(value)
 
 
-def text(path: Path, content: dict[str, Any], key: str) -> str:
+def text(path: Path, content: dict[str, Any], key: str, prefix: str = "") -> str:
     """A text of a JSON file."""
     value = content.get(key)
     if not isinstance(value, str) or not value:
-        raise InputError(f"{path}, key {key}: found {value!r}, expected a text")
+        raise InputError(f"{path}, key {prefix}{key}: found {value!r}, expected a text")
     return value
 
 

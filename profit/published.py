@@ -23,7 +23,7 @@ from profit.published_figures import epochs, probabilities, several_references, 
 TABLES = ("table1", "table2", "table3")
 # By which settings a method is the paper's. Entropy's share is that of the rule of 80/20 which the paper cites, tau
 # that of the authors' script: the paper states neither.
-PLAIN = {"tuning": "full", "references": 1, "normaliser": "all", "epochs": 1}
+PLAIN = {"tuning": "full", "references": 1, "normaliser": "all", "epochs": 1, "match": None, "stop": 1, "mix": 1}
 METHODS = {
     "vanilla": {"objective": "vanilla"},
     "sft": {"objective": "sft", **PLAIN},
@@ -146,7 +146,7 @@ def ours_of(runs: pd.DataFrame, model: str, name: str, but: tuple[str, ...] = ()
     """The first method of the main comparison of `model` that has the settings, `but` some, of the paper's `name`."""
     own = runs[(runs["model"] == model) & (runs["group"] == "main")]
     for key, value in METHODS[name].items():
-        own = own if key in but else own[own[key] == value]
+        own = own if key in but else own[own[key].isna() if value is None else own[key] == value]
     return None if own.empty else str(own["method"].iloc[0])
 
 

@@ -5,7 +5,7 @@ method and benchmark the mean over seeds with a 95 % Student t interval, and the
 same data, order and questions). Added to the benchmarks of a table are `average` (of all), and where same_length is
 among them `learnt` (the benchmark like the references) and `kept` (the mean of the others). One seed has no interval:
 low and high are empty, and the text calls it descriptive. Table `published` has the paper's numbers beside them
-(profit.published).
+(profit.published). Table `questions`, Parquet alone, has the accuracy on each question of the first claims' runs.
 
     python -m profit tabulate --study workflow/studies/miniature.yaml --results results/miniature
         --published results/published --output-folder results/miniature/tables
@@ -21,7 +21,8 @@ from typing import Any
 
 import pandas as pd
 
-from profit import coloured, gather, published, summary
+from profit import coloured, gather, gather_tokens, published, summary
+from profit.figures.tables import with_kinds
 from profit.files import InputError, atomic_path, write_csv, write_parquet
 from profit.gather import RUN
 from profit.runs import listed, runs_of, study_runs
@@ -31,7 +32,12 @@ from profit.study import load_study
 log = logging.getLogger(__name__)
 
 LEARNT = "same_length"
-OPTIONAL = ("overfit", "correlation", "threshold_loss", "densities", "coloured", "agreement")
+OPTIONAL = (
+    "overfit", "correlation", "threshold_loss", "densities", "prompts", "coloured", "agreement", "theorem",
+    "gradients", "gradient_prompts", "account", "drift",
+)  # fmt: skip
+# Too long for people to read.
+WITHOUT_CSV = ("questions",)
 KEYS = ["table", "model", "method", "benchmark"]
 DIFFERENCES = [
     "difference_vs_sft",
@@ -78,25 +84,30 @@ def tabulate(results: Path, paper: Path, study: dict[str, Any]) -> dict[str, pd.
     """All tidy tables of a study by name.
 
     study: as `profit.runs.listed` gives it, and `labels`, the annotator whose labels the step logs count. Errors as in
-    `profit.gather`.
+    `profit.gather` and `profit.gather_tokens`.
     """
     runs, annotators = study["runs"], study["annotators"]
     models = list(dict.fromkeys(model for table in study["tables"].values() for model in table["models"]))
     worlds = gather.worlds_of(results, study["worlds"])
     table, steps = gather.gather_runs(results, runs, worlds, study["labels"])
-    evaluations = gather.gather_evaluations(results, runs, worlds)
-    tables = {"runs": table, "evaluations": evaluations, "steps": steps}
+    evaluations, questions = gather.gather_evaluations(results, runs, worlds)
+    tables = {"runs": table, "evaluations": evaluations, "questions": questions, "steps": steps}
     tables["main"] = main_table(evaluations, table, study["tables"])
     if any(run["overfit"] for run in runs):
-        tables["overfit"] = gather.gather_overfit(results, runs, worlds)
+        tables["overfit"] = gather_tokens.gather_overfit(results, runs, worlds)
     if annotators:
-        tables |= gather.gather_correlation(results, models, annotators, worlds)
+        tables |= gather_tokens.gather_correlation(results, models, annotators, worlds)
         tables["coloured"] = coloured.typical_answer(
             results, {model: study["worlds"][model] for model in models}, annotators[0]
         )
     if len(annotators) > 1 and "truth" not in annotators:
         path = results / "agreement" / f"{study['worlds'][models[0]]}.json"
-        tables["agreement"] = gather.gather_agreement(path, annotators[:2], worlds[models[0]])
+        tables["agreement"] = gather_tokens.gather_agreement(path, annotators[:2], worlds[models[0]])
+    if study.get("gradients"):
+        tables |= gather_tokens.gather_gradients(results, models, worlds)
+    for name, read in (("account", gather_tokens.gather_account), ("drift", gather_tokens.gather_drift)):
+        if any(run.get(name) for run in runs):
+            tables[name] = read(results, runs, worlds)
     tables["published"] = published.beside(tables, paper)
     named = {name: frame.assign(study=study["name"]) for name, frame in tables.items()}
     return {name: frame[["study", *frame.columns.drop("study")]] for name, frame in named.items()}
@@ -105,10 +116,10 @@ def tabulate(results: Path, paper: Path, study: dict[str, Any]) -> dict[str, pd.
 def main_table(evaluations: pd.DataFrame, runs: pd.DataFrame, tables: dict[str, dict[str, list[str]]]) -> pd.DataFrame:
     """The tables of results: one row a table, model, method of group main and benchmark; shares in 0-1.
 
-    Differences to SFT (one reference) use the seeds that both methods have; the interval is a paired t interval. A
-    model without SFT or without vanilla has no such differences.
+    Differences to SFT (one reference, nothing else changed) use the seeds that both methods have; the interval is a
+    paired t interval. A model without SFT or without vanilla has no such differences.
     """
-    settings = runs[runs["group"] == "main"][[*RUN, "objective", "references"]]
+    settings = with_kinds(runs[runs["group"] == "main"])[[*RUN, "kind"]]
     final = evaluations[evaluations["checkpoint"] == "final"].merge(settings, on=RUN)
     rows = []
     for table, model in ((table, model) for table, chosen in tables.items() for model in chosen["models"]):
@@ -118,8 +129,8 @@ def main_table(evaluations: pd.DataFrame, runs: pd.DataFrame, tables: dict[str, 
         by_benchmark = own.pivot(index=["method", "seed"], columns="benchmark", values="accuracy")
         scores = with_means(by_benchmark.reindex(columns=names), str(model))
         baselines = {
-            "sft": sole_method(own[(own["objective"] == "sft") & (own["references"] == 1)]),
-            "vanilla": sole_method(own[own["objective"] == "vanilla"]),
+            "sft": sole_method(own[own["kind"] == "sft"]),
+            "vanilla": sole_method(own[own["kind"] == "vanilla"]),
         }
         for method in dict.fromkeys(own["method"]):
             for benchmark in scores.columns:
@@ -173,7 +184,7 @@ def tune_table(results: Path, study: dict[str, Any]) -> pd.DataFrame:
     """
     worlds, runs = gather.worlds_of(results, study["worlds"]), study["runs"]
     settings, _ = gather.gather_runs(results, runs, worlds)
-    evaluations = gather.gather_evaluations(results, runs, worlds)
+    evaluations, _ = gather.gather_evaluations(results, runs, worlds)
     table = evaluations.merge(settings[[*RUN, "learning_rate"]], on=RUN)
     table["mean"] = table.groupby(["model", "learning_rate"])["accuracy"].transform("mean")
     best = {}
@@ -189,9 +200,10 @@ def tune_table(results: Path, study: dict[str, Any]) -> pd.DataFrame:
 
 
 def write_tables(folder: Path, tables: dict[str, pd.DataFrame]) -> None:
-    """Write each table as CSV and as Parquet."""
+    """Write each table as Parquet and, unless it is one of WITHOUT_CSV, as CSV."""
     for name, frame in tables.items():
-        write_csv(folder / f"{name}.csv", frame)
+        if name not in WITHOUT_CSV:
+            write_csv(folder / f"{name}.csv", frame)
         write_parquet(folder / f"{name}.parquet", frame)
         log.info("%s: %d rows", folder / name, len(frame))
 

@@ -46,6 +46,7 @@ def full_study(seeds: int = 10) -> dict[str, Any]:
             "overfitting": {"method": "sft", "references": [1, 3, 5], "seeds": min(3, seeds)},
         },
         "benchmarks": {name: {"task": f"mini_{name}", "max_new_tokens": 100} for name in BENCHMARKS},
+        "analysis": {"gradients": {}, "account": ["sft", "profit"], "drift": ["sft", "profit"]},
     }
 
 
@@ -56,6 +57,24 @@ def one_seed_study() -> dict[str, Any]:
     for sweep in ("threshold", "lora_rank", "epochs"):
         study["sweeps"][sweep]["methods"] = [name for name in study["sweeps"][sweep]["methods"] if name != "keep_low"]
     study["sweeps"]["overfitting"] |= {"references": [1, 5], "budgets": ["steps"]}
+    return study
+
+
+def controlled_study() -> dict[str, Any]:
+    """SFT, ProFit and each control, the controls first, so that a control taken for SFT or ProFit shows."""
+    study, own = full_study(seeds=2), {}
+    for name, settings in {
+        "sft_stopped": {"objective": "sft", "stop": 0.5},
+        "sft_mixed": {"objective": "sft", "mix": 0.5},
+        "sft_matched": {"objective": "sft", "match": "update_norm", "paired_with": "profit"},
+        "random_fixed": {"objective": "random", "redraw": "never", "paired_with": "profit"},
+        "profit_fixed": {"objective": "profit_fixed"},
+        "core": {"objective": "truth", "keep": "core"},
+        "replaceable": {"objective": "truth", "keep": "replaceable"},
+        "profit_stopped": {"objective": "profit", "stop": 0.5},
+    }.items():
+        own[name] = {**settings, "seeds": 2}
+    study["methods"] = own | study["methods"]
     return study
 
 
@@ -97,7 +116,7 @@ def paper_study(seeds: int = 3, models: list[str] = BASES + INSTRUCT) -> dict[st
             "table2": {"models": among(INSTRUCT), "benchmarks": REASONING},
             "table3": {"models": among(QWEN), "benchmarks": GENERAL},
         },
-        "analysis": {"annotators": ["agreement"]},
+        "analysis": {"annotators": ["agreement"], "gradients": {}},
     }
 
 
@@ -124,7 +143,8 @@ def write_study(path: Path, content: dict[str, Any]) -> Path:
 
 
 def provenance(run: dict[str, Any] | None = None) -> dict[str, Any]:
-    return {"world": WORLD, "settings": run or {}, "cpu_seconds": 5.5, "wall_seconds": 6.0, "peak_memory_mb": 700.0}
+    costs = {"cpu_seconds": 5.5, "wall_seconds": 6.0, "peak_memory_mb": 700.0}
+    return {"world": WORLD, "settings": run or {}, "device": "cpu", **costs}
 
 
 def write_results(folder: Path, content: dict[str, Any], questions: int = 20, tune: bool = False) -> Path:
@@ -146,8 +166,15 @@ def write_results(folder: Path, content: dict[str, Any], questions: int = 20, tu
         if run["overfit"]:
             overfit = make_overfit(run, rng, ["all"] if study["labels"] is None else ["all", "core", "replaceable"])
             write_json(folder / "overfit" / f"{place}.json", overfit)
+        if run["account"]:
+            cells = make_cells(run, rng)
+            write_parquet(folder / "account" / f"{place}.parquet", cells, {"provenance": provenance(run)})
+        if run["drift"]:
+            write_json(folder / "drift" / f"{place}.json", make_drift(run, rng))
     if not tune and study["annotators"]:
         write_analyses(folder, list(content["models"]), study["annotators"], rng)
+    for model in content["models"] if study["gradients"] and not tune else ():
+        write_gradients(folder / "gradients" / model, study["labels"] is not None, rng)
     return folder
 
 
@@ -209,9 +236,61 @@ def make_overfit(run: dict[str, Any], rng: np.random.Generator, names: list[str]
     }
 
 
+def make_cells(run: dict[str, Any], rng: np.random.Generator) -> pd.DataFrame:
+    named = {key: run[key] for key in ("model", "method", "seed", "references", "budget")}
+    rows = []
+    for name in ("trained", "held"):
+        for label, low, high in (("all", 0.0, 1.0), ("all", 0.0, 0.1), ("core", 0.0, 1.0)):
+            row = {**named, "set": name, "label": label, "low": low, "high": high, "tokens": 20}
+            rows.append(row | {"change": 0.1 + 0.01 * rng.normal(), "change_low": 0.0, "change_high": 0.2})
+    shares = {"raised": 0.5, "lowered": 0.2, "probability_before": 0.5, "probability_after": 0.6}
+    return pd.DataFrame(rows).assign(**shares)
+
+
+def make_drift(run: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    parts = {
+        part: {"tokens": 40, "kl_base_run": abs(rng.normal()), "kl_run_base": abs(rng.normal())}
+        for part in ("all", "core")
+    }
+    parts["end"] = {"tokens": 0, "kl_base_run": None, "kl_run_base": None}
+    weights = {"distance": 1.5, "base": 30.0, "relative": 0.05}
+    return {"references": 3, "parts": parts, "weights": weights, "provenance": provenance(run)}
+
+
+def write_gradients(path: Path, labelled: bool, rng: np.random.Generator) -> None:
+    """What rule gradients makes of 300 tokens of 20 prompts."""
+    from profit.correlate import BIN_EDGES
+
+    tokens = pd.DataFrame({"prompt_id": [f"p{place % 20:03d}" for place in range(300)]})
+    tokens["probability"] = np.append(rng.beta(0.6, 0.4, 299), 1.0)
+    tokens["label"] = np.resize(["core", "replaceable", "core", "fixed", "end"], 300) if labelled else None
+    tokens["share"] = (1 - tokens["probability"] + 0.2 * rng.normal(size=300)) / 100
+    tokens["share"] /= tokens["share"].sum()
+    groups = []
+    for label in ("all", *(("core", "replaceable", "fixed", "end") if labelled else ())):
+        for low, high in [(0.0, 1.0), *zip(BIN_EDGES[:-1], BIN_EDGES[1:], strict=True)]:
+            own = tokens[(tokens["probability"] >= low) & ((tokens["probability"] < high) | (high == 1))]
+            own = own if label == "all" else own[own["label"] == label]
+            part, share = len(own) / len(tokens), float(own["share"].sum())
+            row = {"label": label, "low": low, "high": high, "tokens": len(own), "norm": 0.1, "cosine": 0.5}
+            row |= {"token_share": part, "share": share, "share_low": share - 0.03, "share_high": share + 0.05}
+            ratio = share / part if part else None
+            groups.append(row | {"ratio": ratio, "ratio_low": ratio, "ratio_high": ratio})
+    theorem = {"tied": True, "tokens": 60, "violations": 0, "undecided": 2, "above_head_bound": 58}
+    theorem |= {
+        "looseness": {"low": 1.1, "median": 2.5, "high": 8.0},
+        "exact": {"tokens": 3, "looseness": [1.5, 2, 3]},
+    }
+    theorem |= {"rank_correlation": {"norm": 0.9, "share_of_all_tokens": 0.7}}
+    sample = {"prompts": 20, "tokens": 300, "parameters": 1000}
+    content = {"sample": sample, "theorem": theorem, "groups": groups, "provenance": provenance()}
+    write_json(path.with_name(f"{path.name}.json"), content)
+    write_parquet(path.with_name(f"{path.name}.parquet"), tokens, {"provenance": provenance()})
+
+
 def write_analyses(folder: Path, models: list[str], annotators: list[str], rng: np.random.Generator) -> None:
     """References, scores, annotations, their agreement, and what the rule correlate makes of them."""
-    from profit.correlate import TAUS, Settings, densities, label_tokens, summarise
+    from profit.correlate import TAUS, Settings, by_prompt, densities, label_tokens, summarise
 
     references, scores, spans = [], [], []
     for prompt in range(30):
@@ -244,11 +323,14 @@ def write_analyses(folder: Path, models: list[str], annotators: list[str], rng: 
         summary = summarise(probability, labels, scores["prompt_id"].to_numpy(), settings)
         assert len(summary["thresholds"]) == len(TAUS)
         table = densities(probability, labels, settings)
+        prompts = by_prompt(probability, labels, scores["prompt_id"].to_numpy(), settings)
         for model in models:
             place = folder / "correlation" / model
             content = {"model": model, "annotator": annotator, **summary, "provenance": provenance()}
             write_json(place / f"{annotator}.json", content)
             write_parquet(place / f"{annotator}.densities.parquet", table.assign(model=model))
+            made = prompts.assign(model=model)
+            write_parquet(place / f"{annotator}.prompts.parquet", made, {"provenance": provenance()})
     for model in models:
         write_parquet(folder / "scores" / model / "base.parquet", scores)
     if len(annotators) > 1 and "truth" not in annotators:

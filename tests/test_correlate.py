@@ -140,6 +140,17 @@ def test_thresholds_and_bins_by_hand() -> None:
     assert [row["end"] for row in found["bins"]] == [0, 0, 0, 0, 0, 1]
 
 
+def test_counts_by_prompt_by_hand() -> None:
+    p = np.array([0.1, 0.5, 0.05, 0.9, 0.2])
+    labels = np.array(["core", "core", "replaceable", "fixed", "core"], object)
+    found = correlate.by_prompt(p, labels, np.array(["b", "b", "b", "b", "a"]), SETTINGS)
+    rows = found.set_index(["prompt_id", "label"])[["tokens", "probability_sum", "low"]]
+    assert rows.T.to_dict("list") == {
+        ("a", "core"): [1, 0.2, 0], ("b", "core"): [2, 0.6, 1],
+        ("a", "replaceable"): [0, 0, 0], ("b", "replaceable"): [1, 0.05, 1],
+    }  # fmt: skip
+
+
 def test_densities_count_every_token_once(rng: np.random.Generator) -> None:
     p, labels, _ = planted(rng)
     p[:3], labels[:3] = [0.0, 1.0, 0.999], "core"
@@ -192,11 +203,12 @@ def files(references_path: Path, annotations_path: Path, tmp_path: Path) -> dict
 
 
 def call(files: dict[str, Path], folder: Path, **settings: object) -> tuple[Path, Path]:
-    """Run the command; paths of its two outputs."""
+    """Run the command; paths of its first two outputs."""
     outputs = folder / "summary.json", folder / "densities.parquet"
     arguments = [part for name, path in files.items() for part in (f"--{name}", str(path))]
     arguments += ["--settings", json.dumps({"model": "m", "annotator": "truth", "resamples": 99, **settings})]
-    correlate.main([*arguments, "--output", str(outputs[0]), "--densities", str(outputs[1])])
+    arguments += ["--output", str(outputs[0]), "--densities", str(outputs[1])]
+    correlate.main([*arguments, "--prompts", str(folder / "prompts.parquet")])
     return outputs
 
 
@@ -209,6 +221,12 @@ def test_command_finds_what_was_planted_and_repeats_it(files: dict[str, Path], t
     assert (found["model"], found["annotator"], found["provenance"]["world"]) == ("m", "truth", "w")
     assert read_parquet(densities).tokens.sum() == found["probability"]["all"]["tokens"]
     assert read_parquet_metadata(densities)["provenance"]["rule"] == "correlate"
+    prompts = read_parquet(tmp_path / "prompts.parquet")
+    assert list(prompts) == ["model", "annotator", "prompt_id", "label", "tokens", "probability_sum", "low"]
+    sums = prompts.groupby("label")[["tokens", "probability_sum"]].sum()
+    assert sums.tokens.to_dict() == {name: found["probability"][name]["tokens"] for name in ("core", "replaceable")}
+    assert sums.probability_sum["core"] == pytest.approx(0.9 * sums.tokens["core"])
+    assert read_parquet_metadata(tmp_path / "prompts.parquet")["provenance"]["world"] == "w"
     again = read_json(call(files, tmp_path)[0])
     assert {**again, "provenance": None} == {**found, "provenance": None}
 

@@ -11,8 +11,9 @@ import pytest
 import synthetic_results as made
 from scipy import stats
 
-from profit import coloured, gather, tabulate
-from profit.files import InputError, read_json, write_json, write_parquet
+from profit import coloured, gather_tokens, tabulate
+from profit.claim_tables import load_bases
+from profit.files import InputError, read_json, read_parquet_metadata, write_json, write_parquet
 
 SMALL = ["same_length", "longer"]
 PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published"
@@ -55,6 +56,7 @@ def small_study(seeds: int = 2) -> dict[str, Any]:
     study = made.full_study(seeds)
     study["methods"] = {name: study["methods"][name] for name in ("vanilla", "sft", "profit")}
     study["sweeps"] = {"overfitting": {"method": "sft", "references": [1], "seeds": 1}}
+    study["analysis"] = {"gradients": {}, "account": ["profit"], "drift": ["profit"]}
     study["benchmarks"] = {name: study["benchmarks"][name] for name in SMALL}
     return study
 
@@ -136,7 +138,7 @@ def test_a_table_holds_its_own_models_and_benchmarks(paper: Path) -> None:
 def test_without_sft_or_vanilla_there_are_no_such_differences(small: Path) -> None:
     for lacking, columns in (("vanilla", "difference_vs_vanilla"), ("sft", "difference_vs_sft")):
         study = small_study()
-        del study["methods"][lacking], study["sweeps"]
+        del study["methods"][lacking], study["sweeps"], study["analysis"]
         main = pd.read_parquet(run(small, study) / "main.parquet")
         assert main[columns].isna().all() and main["mean"].notna().all() and lacking not in set(main["method"])
 
@@ -151,7 +153,7 @@ def test_agreement_of_two_annotators(paper: Path, small: Path) -> None:
     path = small / "agreement" / "shared.json"
     write_json(path, made.make_agreement("llm", "agreement"))
     with pytest.raises(InputError, match="found 'llm' and 'agreement', expected agreement and llm"):
-        gather.gather_agreement(path, ["agreement", "llm"], made.WORLD)
+        gather_tokens.gather_agreement(path, ["agreement", "llm"], made.WORLD)
 
 
 def test_a_study_without_annotators_has_no_tables_of_labels(tmp_path: Path) -> None:
@@ -163,7 +165,7 @@ def test_a_study_without_annotators_has_no_tables_of_labels(tmp_path: Path) -> N
     study["methods"] = {"sft": {"objective": "sft", "seeds": 1}}
     tables = run(made.write_results(tmp_path, study, questions=4), study)
     names = {path.stem for path in tables.glob("*.parquet")}
-    assert names == {"runs", "evaluations", "steps", "overfit", "main", "published"}
+    assert names == {"runs", "evaluations", "questions", "steps", "overfit", "main", "published"}
     assert set(pd.read_parquet(tables / "overfit.parquet")["part"]) == {"all"}
     assert pd.read_parquet(tables / "runs.parquet")["labels"].isna().all()
 
@@ -179,10 +181,17 @@ def test_every_table_is_written_twice_and_equal(whole: tuple[Path, dict[str, Any
         "correlation",
         "threshold_loss",
         "coloured",
+        "prompts",
+        "theorem",
+        "gradients",
+        "gradient_prompts",
+        "account",
+        "drift",
         "main",
         "published",
     }
-    assert {path.stem for path in tables.glob("*.parquet")} == names == {path.stem for path in tables.glob("*.csv")}
+    assert {path.stem for path in tables.glob("*.csv")} == names
+    assert {path.stem for path in tables.glob("*.parquet")} == names | {"questions"}
     for name in names:
         csv, parquet = pd.read_csv(tables / f"{name}.csv"), pd.read_parquet(tables / f"{name}.parquet")
         assert list(csv) == list(parquet) and csv["study"].eq("made_up").all()
@@ -203,6 +212,9 @@ def test_runs_hold_settings_costs_and_the_token_weighted_kept_share(whole: tuple
     assert (runs.loc[("keep_low_tau0.7", 0), ["tau", "direction"]] == [0.7, "lower"]).all()
     assert (runs.loc[("sft_rank16", 0), ["tuning", "rank", "learning_rate"]] == ["lora", 16, 1e-3]).all()
     assert (runs.loc[("entropy", 0), ["share", "normaliser", "labels"]] == [0.2, "all", "truth"]).all()
+    assert (runs.loc[("random", 0), ["redraw", "paired_with", "device", "stop"]] == ["step", "profit", "cpu", 1]).all()
+    changes = ["redraw", "keep", "match", "stop", "mix", "paired_with", "device"]
+    assert runs.loc[("vanilla", 0), changes].isna().all()
     logged = pd.read_parquet(folder / "tables" / "steps.parquet")
     assert set(logged["method"]) == {run["method"] for run in study["runs"] if run["group"] == "main"} - {"vanilla"}
 
@@ -224,6 +236,60 @@ def test_overfit_only_of_the_runs_that_ask_for_it(whole: tuple[Path, dict[str, A
     row = found.set_index(["method", "seed", "part"]).loc[("sft_5ref", 2, "core")]
     said = read_json(folder / "overfit" / "mini" / "sft_5ref" / "seed2.json")["parts"]["core"]
     assert row["overfit"] == pytest.approx(said["overfit"])
+
+
+def test_controls_are_no_baselines(tmp_path: Path) -> None:
+    study = made.controlled_study()
+    tables = run(made.write_results(tmp_path, study, questions=4), study)
+    main = pd.read_parquet(tables / "main.parquet").set_index(["method", "benchmark"])
+    found, sft = (accuracy(tmp_path, name, "longer", 2) for name in ("sft_stopped", "sft"))
+    assert math.isnan(main.loc[("sft", "longer"), "difference_vs_sft"])
+    assert main.loc[("sft_stopped", "longer"), "difference_vs_sft"] == pytest.approx((found - sft).mean())
+    published = pd.read_parquet(tables / "published.parquet").query("quantity == 'average_vs_sft'")
+    assert set(published["ours_of"].dropna()) == {"profit"}
+    questions = pd.read_parquet(tables / "questions.parquet")
+    assert set(questions["method"]) == {"sft", "sft_3ref", "sft_5ref", "profit", "sft_3ref_steps", "sft_5ref_steps"}
+    runs = pd.read_parquet(tables / "runs.parquet").set_index(["method", "seed"])
+    assert (runs.loc[("sft_matched", 1), ["match", "paired_with"]] == ["update_norm", "profit"]).all()
+    assert (runs.loc[("sft_stopped", 0), ["stop", "mix"]] == [0.5, 1]).all()
+    assert (runs.loc["core", "keep"] == "core").all() and (runs.loc["random_fixed", "redraw"] == "never").all()
+    (base,) = load_bases(tables)
+    assert set(base.sft["method"]) == {"sft"} and set(base.final["method"]) >= {"random_fixed", "core"}
+
+
+def test_questions_are_means_of_samples(whole: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = whole
+    found = pd.read_parquet(folder / "tables" / "questions.parquet")
+    own = found[(found["method"] == "profit") & (found["seed"] == 2) & (found["benchmark"] == "choice")]
+    samples = pd.read_parquet(folder / "evaluations" / "mini" / "profit" / "seed2" / "final" / "samples.parquet")
+    expected = samples[samples["benchmark"] == "choice"].groupby("question_id")["correct"].mean()
+    assert own.set_index("question_id")["accuracy"].to_dict() == expected.to_dict()
+    assert set(found.groupby("method")["seed"].nunique()[["sft", "profit", "sft_3ref"]]) == {3}
+
+
+def test_tables_of_tokens(whole: tuple[Path, dict[str, Any]]) -> None:
+    folder, study = whole
+    tables = {
+        name: pd.read_parquet(folder / "tables" / f"{name}.parquet")
+        for name in ("correlation", "prompts", "theorem", "gradients", "gradient_prompts", "account", "drift")
+    }
+    sums = tables["prompts"].query("annotator == 'truth'").groupby("label")[["probability_sum", "tokens"]].sum()
+    means = sums["probability_sum"] / sums["tokens"]
+    said = tables["correlation"].set_index("annotator").loc["truth"]
+    assert [means[name] for name in ("core", "replaceable")] == pytest.approx(
+        [said["probability_core_mean"], said["probability_replaceable_mean"]]
+    )
+    row = tables["theorem"].iloc[0]
+    assert (row["model"], row["tokens"], row["undecided"], row["looseness_median"]) == ("mini", 60, 2, 2.5)
+    bins = tables["gradient_prompts"].groupby(["low", "high"])[["tokens", "share"]].sum()
+    groups = tables["gradients"].query("label == 'all' and not (low == 0 and high == 1)").set_index(["low", "high"])
+    assert bins["tokens"].to_dict() == groups["tokens"].to_dict() and bins["tokens"].sum() == 300
+    assert bins["share"].to_dict() == pytest.approx(groups["share"].to_dict())
+    asked = {(one["method"], one["seed"]) for one in study["runs"] if one["drift"]}
+    assert {method for method, _ in asked} == {"sft", "profit"}
+    for name in ("account", "drift"):
+        assert set(zip(tables[name]["method"], tables[name]["seed"], strict=True)) == asked
+    assert set(tables["drift"]["part"]) == {"all", "core"} and tables["drift"]["relative"].eq(0.05).all()
 
 
 def test_coloured_answer_is_the_most_typical_and_complete(whole: tuple[Path, dict[str, Any]]) -> None:
@@ -309,8 +375,14 @@ def damage_json(path: str, *keys: str, value: Any) -> Any:
     return damage
 
 
-def damage_table(path: str, change: Any) -> Any:
-    return lambda folder: write_parquet(folder / path, change(pd.read_parquet(folder / path)))
+def damage_table(path: str, change: Any, keep: bool = False) -> Any:
+    """Rewrite a table without its provenance, unless `keep`."""
+
+    def damage(folder: Path) -> None:
+        metadata = read_parquet_metadata(folder / path) if keep else None
+        write_parquet(folder / path, change(pd.read_parquet(folder / path)), metadata)
+
+    return damage
 
 
 def truncate(path: str) -> Any:
@@ -325,6 +397,8 @@ TRAIN, STEPS = "runs/mini/sft/seed1/train.json", "runs/mini/sft/seed1/steps.parq
 SUMMARY = "evaluations/mini/profit/seed0/final/summary.json"
 SAMPLES = "evaluations/mini/profit/seed0/final/samples.parquet"
 OVERFIT = "overfit/mini/sft/seed0.json"
+GRADIENTS, DRIFT = "gradients/mini", "drift/mini/profit/seed1.json"
+ACCOUNT, PROMPTS = "account/mini/profit/seed0.parquet", "correlation/mini/agreement.prompts.parquet"
 DAMAGE = {
     "no summary": (lambda folder: (folder / SUMMARY).unlink(), [SUMMARY, "not found"]),
     "no step log": (lambda folder: (folder / STEPS).unlink(), [STEPS, "not found"]),
@@ -337,6 +411,24 @@ DAMAGE = {
     ),
     "NaN overfit": (damage_json(OVERFIT, "parts", "core", "overfit", value=None), [OVERFIT, "parts.core.overfit"]),
     "NaN loss": (damage_table(STEPS, lambda log: log.assign(loss=np.nan)), [STEPS, "column loss", "step 1"]),
+    "no device": (damage_json(TRAIN, "provenance", "device", value=None), [TRAIN, "provenance.device"]),
+    "NaN drift": (damage_json(DRIFT, "parts", "core", "kl_run_base", value=None), [DRIFT, "parts.core.kl_run_base"]),
+    "no distance": (damage_json(DRIFT, "weights", "distance", value=None), [DRIFT, "weights.distance"]),
+    "no violations": (
+        damage_json(f"{GRADIENTS}.json", "theorem", "violations", value=None),
+        [f"{GRADIENTS}.json", "theorem.violations"],
+    ),
+    "lost tokens": (
+        damage_table(f"{GRADIENTS}.parquet", lambda rows: rows.head(299), keep=True),
+        [f"{GRADIENTS}.parquet", "found 299 tokens", "the 300 of mini.json"],
+    ),
+    "account of another run": (
+        damage_table(ACCOUNT, lambda rows: rows.assign(seed=7), keep=True),
+        [ACCOUNT, "'seed': 7", "'seed': 0"],
+    ),
+    "account without world": (damage_table(ACCOUNT, lambda rows: rows), [ACCOUNT, "key provenance"]),
+    "no prompts": (lambda folder: (folder / PROMPTS).unlink(), [PROMPTS, "not found"]),
+    "prompts without world": (damage_table(PROMPTS, lambda rows: rows), [PROMPTS, "key provenance"]),
     "lost step": (damage_table(STEPS, lambda log: log.drop(index=4)), [STEPS, "column step"]),
     "lost column": (damage_table(STEPS, lambda log: log.drop(columns="kept_core")), [STEPS, "kept_core"]),
     "other world": (

@@ -24,7 +24,7 @@ def draw(folder: Path, published: Path) -> Figure:
     counts: list[int] = []
 
     def block(figure: Figure | SubFigure, model: str) -> None:
-        own = accuracies[accuracies["model"] == model]
+        own = accuracies[(accuracies["model"] == model) & ~accuracies["kind"].isin(tables.CONTROLS)]
         lora = tables.first_methods(own[own["tuning"] == "lora"], ["kind", "tau", "rank"])
         lora = tables.common_seeds(lora, ["kind", "tau", "rank"]).sort_values(
             "kind", key=lambda kinds: kinds.map(tables.order), kind="stable"

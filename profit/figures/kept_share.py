@@ -26,7 +26,7 @@ def draw(folder: Path, published: Path) -> Figure:
     steps = tables.load(folder, "steps", [*tables.RUN_KEYS, "step", *PANELS])
     labels = tables.load(folder, "runs", ["labels"])["labels"].iloc[0]
     runs = tables.load_runs(folder)
-    steps = steps.merge(runs[[*tables.RUN_COLUMNS, "kind"]], on=tables.RUN_KEYS, validate="many_to_one")
+    steps = steps.merge(runs, on=tables.RUN_KEYS, validate="many_to_one")
     # A study without any mask has lines at 100 %.
     steps = masked if len(masked := steps[steps["kind"].isin(SHOWN)]) else steps
     steps = steps.sort_values("kind", key=lambda kinds: kinds.map(tables.order), kind="stable")

@@ -1,7 +1,8 @@
 """The shared look of the figures: sizes, type, one colour-blind-safe colour a method, notes on seeds and intervals.
 
-Colours are those of Okabe and Ito (2008), one a method in every figure; a marker goes with each, so that no figure
-needs colour alone. Widths are a paper's column (3.3 in) and page (6.8 in); nothing is printed below 6.5 pt.
+Colours are those of Okabe and Ito (2008), one a method in every figure, and for the controls others that stay apart
+from them to the colour-blind; a marker goes with each, so that no figure needs colour alone. Widths are a paper's
+column (3.3 in) and page (6.8 in); nothing is printed below 6.5 pt.
 
 No command: imported by the figures.
 """
@@ -31,6 +32,13 @@ LABELS = {
     "random": "Random mask",
     "keep_low": "Keep-low",
     "profit": "ProFit",
+    "sft_matched": "SFT (update norm of {pair})",
+    "sft_stopped": "SFT, stopped at {stop:g}",
+    "sft_mixed": "SFT, mixed {mix:g}",
+    "random_fixed": "Random mask (fixed)",
+    "truth_core": "Core mask",
+    "truth_replaceable": "Replaceable mask",
+    "profit_fixed": "ProFit (base's mask)",
 }
 COLOURS = {
     "vanilla": "#999999",
@@ -41,6 +49,13 @@ COLOURS = {
     "random": "#000000",
     "keep_low": "#CC79A7",
     "profit": "#D55E00",
+    "sft_matched": "#332288",
+    "sft_stopped": "#1B4F72",
+    "sft_mixed": "#C5B0D5",
+    "random_fixed": "#543005",
+    "truth_core": "#003C30",
+    "truth_replaceable": "#999933",
+    "profit_fixed": "#A0522D",
 }
 MARKERS = {
     "vanilla": "x",
@@ -51,6 +66,13 @@ MARKERS = {
     "random": "P",
     "keep_low": "X",
     "profit": "o",
+    "sft_matched": "<",
+    "sft_stopped": ">",
+    "sft_mixed": "d",
+    "random_fixed": "p",
+    "truth_core": "+",
+    "truth_replaceable": "1",
+    "profit_fixed": "H",
 }
 OTHER_COLOUR, OTHER_MARKER = "#666666", "*"
 # Benchmarks as series, where no method is told apart by colour; the average comes last, black and thick.
@@ -114,7 +136,11 @@ def apply() -> None:
 
 def label(run: pd.Series, tau: bool = False) -> str:
     """Name of a method as printed, with its threshold where `tau` asks for it."""
-    text = LABELS.get(run["kind"], str(run["method"]).replace("_", " ")).format(references=run["references"])
+    if run["kind"] not in LABELS:
+        return str(run["method"]).replace("_", " ")
+    pair = str(run["paired_with"])
+    values = {key: run[key] for key in ("references", "stop", "mix")} | {"pair": LABELS.get(pair, pair)}
+    text = LABELS[run["kind"]].format(**values)
     return f"{text} (τ {run['tau']:g})" if tau and run["kind"] in ("profit", "keep_low") else text
 
 

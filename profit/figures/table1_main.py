@@ -71,7 +71,7 @@ def draw(folder: Path, published: Path) -> Figure:
 def named(main: pd.DataFrame, folder: Path) -> pd.DataFrame:
     """Table main with kind and printed name of each method."""
     runs = tables.load_runs(folder).drop_duplicates(["model", "method"])
-    main = main.merge(runs[["model", "method", "kind", "references", "tau"]], on=["model", "method"])
+    main = main.merge(runs[["model", "method", "kind", "references", "tau", *tables.CHANGES]], on=["model", "method"])
     main["name"] = main.apply(style.label, axis=1, tau=True)
     # Where several methods would be printed alike, all but the first of the study by the names that it gives them.
     first = main.groupby(["model", "name"])["method"].transform("first")

@@ -28,8 +28,14 @@ RUN_COLUMNS = [
     "learning_rate",
     "epochs",
 ]
+# What may change a run beside what the paper varies.
+CHANGES = ["redraw", "keep", "match", "stop", "mix", "paired_with"]
 # In the order of legends and table rows.
-KINDS = ("vanilla", "sft", "sft_multi", "entropy", "dft", "random", "keep_low", "profit")
+KINDS = ("vanilla", "sft", "sft_matched", "sft_stopped", "sft_mixed", "sft_multi", "entropy", "dft", "random",
+         "random_fixed", "truth_core", "truth_replaceable", "keep_low", "profit", "profit_fixed")  # fmt: skip
+# Those that the paper has not: controls, which stand in table 1 alone.
+CONTROLS = ("sft_matched", "sft_stopped", "sft_mixed", "random_fixed", "truth_core", "truth_replaceable",
+            "profit_fixed")  # fmt: skip
 THRESHOLDS = ("profit", "keep_low")
 MEANS = ("average", "learnt", "kept")
 # The model of Figure 3, and by its numbers of Figure 2.
@@ -54,7 +60,7 @@ def load(folder: Path, name: str, columns: list[str]) -> pd.DataFrame:
 
 def load_runs(folder: Path) -> pd.DataFrame:
     """Table `runs` as `with_kinds` gives it."""
-    return with_kinds(load(folder, "runs", RUN_COLUMNS))
+    return with_kinds(load(folder, "runs", [*RUN_COLUMNS, *CHANGES]))
 
 
 def load_accuracies(folder: Path) -> pd.DataFrame:
@@ -65,17 +71,27 @@ def load_accuracies(folder: Path) -> pd.DataFrame:
 
 def with_kinds(runs: pd.DataFrame) -> pd.DataFrame:
     """Runs with the column `kind`, without the check of the world, which is no method."""
-    runs = runs.loc[runs["group"] != "world", RUN_COLUMNS]
-    return runs.assign(kind=[kind(run) for _, run in runs.iterrows()])
+    runs = runs.loc[runs["group"] != "world", [*RUN_COLUMNS, *CHANGES]]
+    return runs.assign(kind=[changed_kind(run) for _, run in runs.iterrows()])
 
 
 def kind(run: pd.Series) -> str:
-    """Which method a row of table `runs` is, by its attributes, so that a study may name its methods as it likes."""
+    """Which objective a row of table `runs` has, by its settings, so that a study may name its methods as it likes."""
     if run["objective"] == "profit":
         return {"higher": "profit", "lower": "keep_low"}.get(run["direction"], f"profit_{run['direction']}")
     if run["objective"] == "sft" and run["references"] > 1:
         return "sft_multi"
     return str(run["objective"])
+
+
+def changed_kind(run: pd.Series) -> str:
+    """The kind of a run, another one if something is changed in it: SFT that stops early is not SFT."""
+    name = kind(run)
+    name += "_fixed" if run["redraw"] == "never" else ""
+    name += f"_{run['keep']}" if pd.notna(run["keep"]) else ""
+    name += f"_{run['direction']}" if name == "profit_fixed" and run["direction"] != "higher" else ""
+    name += "_matched" if pd.notna(run["match"]) else ""
+    return name + ("_stopped" if run["stop"] < 1 else "") + ("_mixed" if run["mix"] < 1 else "")
 
 
 def order(kind_name: str) -> int:
