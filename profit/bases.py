@@ -6,6 +6,7 @@ template and the end token of its chats stated, because what a base lacks or lea
 No command: used by profit.study, whose `check` reads these blocks. Imports pydantic alone.
 """
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -14,9 +15,15 @@ from profit.methods import Count, ModelName, Positive
 from profit.miniature.world import Pretraining, Strict
 from profit.validation import either
 
+ROOT = Path(__file__).resolve().parent.parent
+# Files of a model's folder that are taken: from the hub, and as what a local one is known by.
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+WANTED = (*WEIGHTS, "config.json", "generation_config.json", "tokenizer*", "*.jinja", "special_tokens_map.json",
+          "vocab.json", "merges.txt", "added_tokens.json")  # fmt: skip
+
 
 class Decoding(Strict):
-    """Sampling of answers, the paper's by default (App. B); the batch size decides speed and memory alone."""
+    """Sampling of answers, the paper's by default (App. B); the batch size moves numbers by rounding alone."""
 
     temperature: Positive = 0.7
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.8
@@ -25,7 +32,7 @@ class Decoding(Strict):
 
 
 class Compute(Strict):
-    """How a model is held and run; of these, only the precision moves a number by more than rounding."""
+    """How a model is held and run; beside rounding, only the precision and who samples (backend) move a number."""
 
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
@@ -38,6 +45,12 @@ class Compute(Strict):
     micro_batch_size: Count | None = Field(None, description="answers at once on a GPU; default: that of training")
     backend: Literal["hf", "vllm"] = Field("hf", description="who samples the answers to benchmarks")
     evaluation_gpus: Count = Field(1, description="of one evaluation with vllm (tensor parallel)")
+
+    def of(self, rule: str) -> dict[str, Any]:
+        """What a job of a rule is told, defaults left out: a change of the rest leaves its results alone."""
+        told = {"train": {"gradient_checkpointing", "processes"}, "evaluate": {"backend", "evaluation_gpus"}}
+        attention = {"attention"} if rule != "evaluate" or self.backend == "hf" else set()
+        return self.model_dump(include={"precision"} | attention | told.get(rule, set()), exclude_defaults=True)
 
     @model_validator(mode="after")
     def _goes_together(self) -> "Compute":
@@ -82,6 +95,20 @@ class HubModel(Strict):
     parameters: Positive | None = Field(None, description="billions of them, for predictions of time and memory")
     compute: Compute = Compute()
     decoding: Decoding | None = Field(None, description="default: that of the study")
+
+    @property
+    def template(self) -> Path | None:
+        """The file of the chat template, as seen from the working folder or else from the suite's own."""
+        if self.chat_template is None:
+            return None
+        path = Path(self.chat_template)
+        return path if path.is_file() else ROOT / path
+
+    @model_validator(mode="after")
+    def _template_exists(self) -> "HubModel":
+        if self.template is not None and not self.template.is_file():
+            raise ValueError(f"chat_template: found no file {self.chat_template}, expected a Jinja template")
+        return self
 
     @model_validator(mode="after")
     def _stops_are_used(self) -> "HubModel":

@@ -37,7 +37,6 @@ class Benchmark(Strict):
     tight_tokens: Count | None = Field(
         None, description="a second limit: correct answers within it count for accuracy_tight; default: the first"
     )
-    chance: Share = 0.0
     paper: str | None = Field(None, description="benchmark of the paper in whose place it stands")
     source: Source | None = Field(None, description="real problems: a data set of the hub, or local files")
     protocol: Literal[tuple(BENCHMARKS)] | None = Field(None, description="default: the benchmark's name")

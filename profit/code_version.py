@@ -174,9 +174,12 @@ def _chain(node: ast.AST) -> list[str] | None:
 
 
 def _without_docstrings(node: ast.AST) -> ast.AST:
+    """The same without what only people read: docstrings, and descriptions of settings."""
     for inner in ast.walk(node):
         if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and _is_docstring(inner.body[0]):
             inner.body = inner.body[1:] or [ast.Pass()]
+        elif isinstance(inner, ast.Call):
+            inner.keywords = [keyword for keyword in inner.keywords if keyword.arg != "description"]
     return node
 
 

@@ -8,7 +8,7 @@ benchmark's name alone: they are the same for all methods of a seed, and another
     python -m profit.evaluate --run '{"model": "mini", "method": "sft", "seed": 0, …}' --model results/S/models/mini \
         --tuned results/S/runs/mini/sft/seed0/model --checkpoint final --scratch results/S/scratch/… \
         --benchmarks '[{"name": "choice", "task": "mini_choice", "items": "…/choice.json", "samples": 2,
-                        "max_new_tokens": 150, "tight_tokens": 50, "chance": 0.25}]' \
+                        "max_new_tokens": 150, "tight_tokens": 50}]' \
         --decoding '{"temperature": 0.7, "top_p": 0.8, "top_k": 20, "batch_size": 400}' \
         --compute '{"precision": "bfloat16", "backend": "vllm"}' \
         --output-summary summary.json --output-samples samples.parquet --output-lm-eval lm_eval.json
@@ -136,11 +136,12 @@ def load_merged(arguments: argparse.Namespace) -> PreTrainedModel:
 def fingerprint(task: ConfigurableTask, benchmark: dict[str, Any], arguments: argparse.Namespace) -> str:
     """Hash of all that decides a benchmark's numbers: its block and task, items, weights, batches, code, versions."""
     content = {
-        "benchmark": {key: value for key, value in benchmark.items() if key != "items"},
+        "benchmark": {key: benchmark[key] for key in ("name", "task", "samples", "max_new_tokens")},
         "task": {key: value for key, value in task.dump_config().items() if key != "metadata"},
         "items": file_hash(benchmark["items"]),
         "model": [weights_hash(folder) for folder in (arguments.model, arguments.tuned) if folder],
-        "batch_size": arguments.decoding.batch_size,
+        # vLLM makes batches of its own.
+        "batch_size": arguments.decoding.batch_size if arguments.compute.backend == "hf" else None,
         "compute": arguments.compute.model_dump(include={"precision", "attention", "backend", "evaluation_gpus"}),
         "code": code_version("evaluate"),
         "versions": provenance.versions(),
@@ -163,6 +164,9 @@ def run_benchmark(lm: Recording, task: ConfigurableTask, benchmark: dict[str, An
             rows.append(
                 dict(zip(SAMPLE_COLUMNS, (benchmark["name"], question["doc"]["id"], number, *marks), strict=True))
             )
+    # No filter changes an answer, and once is enough.
+    for question in results["samples"][task.task_name]:
+        del question["filtered_resps"]
     return {"samples": rows, "lm_eval": results}
 
 
@@ -190,7 +194,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
         InputError: bad tasks, items, model folders or prompts, or no vllm, before anything is generated.
     """
     if arguments.compute.backend == "vllm" and not find_spec("vllm"):
-        raise InputError("--compute/backend: found vllm, which is not installed: pip install vllm (it needs a GPU)")
+        raise InputError("--compute/backend: found no vllm installed, expected it, and a GPU (see README)")
     benchmarks = {benchmark["name"]: benchmark for benchmark in arguments.benchmarks}
     tasks = {
         name: load_task(Path(arguments.tasks), benchmark, arguments.decoding, arguments.run["seed"])

@@ -20,7 +20,7 @@ from huggingface_hub import snapshot_download
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from profit import provenance
-from profit.bases import HubModel
+from profit.bases import WANTED, WEIGHTS, HubModel
 from profit.data import check_tokenizer, encode
 from profit.files import InputError, read_json, write_folder, write_json
 from profit.hub import HUB_ERRORS, reason
@@ -28,9 +28,6 @@ from profit.validation import validated
 
 log = logging.getLogger(__name__)
 
-WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
-WANTED = (*WEIGHTS, "config.json", "generation_config.json", "tokenizer*", "*.jinja", "special_tokens_map.json",
-          "vocab.json", "merges.txt", "added_tokens.json")  # fmt: skip
 UNREACHABLE = (
     "is not in the cache and the hub cannot be reached: connect, or fill the cache elsewhere and set HF_HOME, or "
     "write the path of a local folder"
@@ -76,11 +73,8 @@ def prepare_tokenizer(model: HubModel, folder: Path) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except Exception as error:
         raise InputError(f"{folder}: found a tokenizer that does not load ({error}), expected a fast one") from error
-    if model.chat_template is not None:
-        path = Path(model.chat_template)
-        if not path.is_file():
-            raise InputError(f"chat_template: found no file {path}, expected a Jinja template")
-        tokenizer.chat_template = path.read_text(encoding="utf-8")
+    if model.template is not None:
+        tokenizer.chat_template = model.template.read_text(encoding="utf-8")
     if model.end_token is not None:
         _token_id(tokenizer, "end_token", model.end_token)
         tokenizer.eos_token = model.end_token

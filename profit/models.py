@@ -126,7 +126,8 @@ def weights_hash(folder: str | Path) -> dict[str, str]:
     Weights linked from a cache of the hub, where files are called by their SHA-256, are not read.
     """
     found = {}
-    for file in sorted(file for file in Path(folder).iterdir() if file.is_file()):
+    # Where a folder came from and when (source.json) is no part of the model.
+    for file in sorted(file for file in Path(folder).iterdir() if file.is_file() and file.name != "source.json"):
         stored = file.resolve().name
         known = file.is_symlink() and re.fullmatch("[0-9a-f]{64}", stored)
         found[file.name] = stored[:16] if known else file_hash(file)

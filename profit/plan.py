@@ -21,7 +21,7 @@ from profit import costs, sizes
 from profit.costs import DEFAULT_GPU, GPU, GPUS
 from profit.files import InputError
 from profit.miniature.world import Pretraining
-from profit.outputs import figures_of
+from profit.outputs import compared, figures_of
 from profit.runs import Run, benchmarks_of, looked_at, runs_of, study_runs
 from profit.settings import STORED_SCORES
 from profit.study import Study, load_study
@@ -43,7 +43,8 @@ class Cost:
     unit: float = 0.0
 
 
-# Work is counted in documents read (pretrain), answers (train, overfit, score) and answers generated (evaluate).
+# Work is counted in documents read (pretrain), answers (train, overfit, drift, score), answers generated (evaluate),
+# tokens checked (gradients).
 COSTS = {
     "generate": Cost(1.3),
     "pretrain": Cost(0.5, 5.4),
@@ -53,7 +54,7 @@ COSTS = {
     "train": Cost(0.3, 5.0),
     "evaluate": Cost(0.4, 2.8),
     "overfit": Cost(0.2, 1.2),
-    "gradients": Cost(11.0),
+    "gradients": Cost(1.5, 70.0),
     "account": Cost(0.7),
     "drift": Cost(0.5, 1.3),
     "claims": Cost(1.5),
@@ -99,7 +100,7 @@ def _named(study: Study, runs: list[Run]) -> list[tuple[str, dict[str, object]]]
         names += [("questions", {"benchmark": name}) for name in asked]
     names += [("annotate", {"annotator": name}) for name in annotators] * len(study.worlds)
     names += [("annotate", {"annotator": study.labels})] * (study.world_check is not None) * len(study.worlds)
-    names += [("agreement", {})] * (len(annotators) > 1 and study.labels != "truth")
+    names += [("agreement", {})] * bool(compared(study))
     names += [("correlate", {"model": model}) for model in models] * len(annotators)
     names += [("gradients", {"model": model}) for model in models if study.analysis.gradients]
     names += [("draw", {})] * len(figures_of(study))
@@ -149,6 +150,9 @@ def job_seconds(study: Study, runs: Runs, rule: str, wildcards: dict[str, object
             work = sum(item.questions * item.samples for item in benchmarks_of(study, run).values())
         else:
             work = data.prompts * data.references
+    elif rule == "gradients":
+        # A token's singular value costs as much as the norms of so many others.
+        work = study.analysis.gradients.tokens + 21 * study.analysis.gradients.exact
     elif rule == "pretrain":
         work = pretraining.steps * pretraining.documents_per_step
     elif rule == "score":

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Collection, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,8 @@ def begin(workflow: Any, study: Study) -> dict[str, Any]:
     try:
         check_leave(study, os.environ, {str(keys["model"]) for rule, keys in pending.values() if rule == "evaluate"})
         check_limit(list(jobs.values()), gpus)
+        if local:
+            check_reach(study, {str(keys["model"]) for rule, keys in pending.values() if rule == "evaluate"}, gpus)
     except InputError as error:
         sys.exit(str(error))
     if study.miniature and not local:
@@ -122,6 +125,19 @@ def check_leave(study: Study, environment: Mapping[str, str], models: Collection
                     "in the environment: set it where that may do no harm (profit/answers.py), or leave the benchmark "
                     "out; nothing was started"
                 )
+
+
+def check_reach(study: Study, evaluated: Collection[str], gpus: int) -> None:
+    """Raise InputError if answers of a model are to be sampled by vLLM here and it, or a GPU, is not to be had."""
+    model = next((model for model in evaluated if study.compute_of(model).backend == "vllm"), None)
+    if model is None:
+        return
+    lacks = "no vllm installed" if find_spec("vllm") is None else "" if gpus else "no GPU in reach that jobs may use"
+    if lacks:
+        raise InputError(
+            f"models.{model}.compute.backend: found vllm and {lacks}, expected both (see README) or backend hf; "
+            "nothing was started"
+        )
 
 
 def check_limit(jobs: list[plan.Job], gpus: int) -> None:

@@ -100,7 +100,13 @@ def benchmarks_of(study: Study, run: Run) -> dict[str, Benchmark]:
     """What the run is evaluated on: the study's benchmarks, or the validation problems while tuning."""
     if run.groups[0] == "tune":
         return {"validation": study.tune.validation}
-    return study.asked(run.leaf["model"])
+    asked = study.asked(run.leaf["model"])
+    if "main" in run.groups:
+        return asked
+    # Figures of sweeps read the model's first table alone.
+    first = study.tables[study.tables_with(run.leaf["model"])[0]].benchmarks or study.benchmarks
+    further = {study.sweeps.overfitting.benchmark} if "overfitting" in run.groups else set()
+    return {name: item for name, item in asked.items() if name in {*first, *further}}
 
 
 def listed(study: Study, runs: list[Run]) -> dict[str, Any]:

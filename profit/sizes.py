@@ -95,12 +95,12 @@ def score_bytes(study: Study, model: str) -> float | None:
 
 
 def host_bytes(study: Study, rule: str, model: str) -> float | None:
-    """Bytes of main memory: weights in float32 as they are loaded, twice where shards are gathered to be saved."""
+    """Bytes of main memory: weights in float32 as they are loaded, by every process of a training."""
     n = parameters_of(study, model)
     if n is None:
         return None
     processes = study.compute_of(model).processes if rule == "train" else 1
-    return 8e9 * processes + 4 * n * min(processes, 2)
+    return 8e9 * processes + 4 * n * processes
 
 
 def disk_bytes(study: Study, runs: list[Run]) -> dict[str, float]:

@@ -1,9 +1,9 @@
-"""Rows of a source of references: local JSON lists, JSONL and Parquet, or a data set on the hub.
+"""Rows of a source of references or questions: local JSON lists, JSONL and Parquet, or a data set on the hub.
 
 Every row comes with the words that name it in a report. A damaged line of JSONL is one bad row; a JSON list or a
 Parquet file cannot be read in part, so damage there is an error.
 
-No command: used by profit.collect.
+No command: used by profit.collect and profit.questions.
 """
 
 import glob

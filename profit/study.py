@@ -90,9 +90,13 @@ class Study(Strict):
         """How a model's answers are sampled."""
         return getattr(self.models[model], "decoding", None) or self.decoding
 
+    def tables_with(self, model: str) -> list[str]:
+        """The tables that a model is in."""
+        return [name for name, table in self.tables.items() if model in (table.models or self.models)]
+
     def asked(self, model: str) -> dict[str, Benchmark]:
         """The benchmarks of all tables that a model is in, in the study's order, capped as its context needs."""
-        tables = [table for table in self.tables.values() if model in (table.models or self.models)]
+        tables = [self.tables[name] for name in self.tables_with(model)]
         names = {name for table in tables for name in (table.benchmarks or self.benchmarks)}
         most = getattr(self.models[model], "max_new_tokens", None) or math.inf
         return {

@@ -17,12 +17,13 @@ FILES = {
         from profit.tools import helper as help_me
 
         LIMIT = 3
+        KEY = dict(gt=LIMIT, description="what it means")
 
         def main(argv=None):
             """Docstring."""
             # a comment
             from profit.late import lazy
-            return OBJECTIVES["x"], help_me(LIMIT), tools.used(), lazy(), np.log(1)
+            return OBJECTIVES["x"], KEY, help_me(LIMIT), tools.used(), lazy(), np.log(1)
 
         def unused():
             return 1
@@ -83,6 +84,7 @@ def forget():
         ("train.py", "# a comment", "# another comment, much longer"),
         ("train.py", '"""Docstring."""', '"""Another."""'),
         ("train.py", '"""Train."""', '"""Another."""\n\n\n'),
+        ("train.py", 'description="what it means"', 'description="what it means, in other words"'),
         ("train.py", "return 1\n", "return 2\n"),
         ("tools.py", "def other():\n    return 0", "def other():\n    return 1"),
         ("tools.py", "return log(2)", "return (log(\n        2))"),
@@ -100,6 +102,7 @@ def test_what_cannot_matter_changes_nothing(package, name, old, new):
     ("name", "old", "new"),
     [
         ("train.py", "LIMIT = 3", "LIMIT = 4"),
+        ("train.py", "gt=LIMIT", "ge=LIMIT"),
         ("train.py", "np.log(1)", "np.log(2)"),
         ("train.py", "import numpy as np", "import math as np"),
         ("train.py", "LIMIT = 3", "LIMIT = 3\nprint(LIMIT)"),

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from profit import costs, sizes
+from profit import costs, progress, sizes
 from profit.costs import GPUS, gpu_called, job_seconds, mean_tokens, parameters_of, train_operations, uncut_tokens
+from profit.files import InputError
 from profit.objectives import OBJECTIVES
 from profit.resources import CONSTANT, resources_of
 from profit.runs import runs_of, study_runs
@@ -305,7 +306,7 @@ def test_resources_of_a_miniature_are_constants():
     study = load_study(ROOT / "workflow" / "studies" / "smoke.yaml")
     for rule, (memory, minutes) in CONSTANT.items():
         found = resources_of(study, rule, "mini")
-        gpu = int(rule in ("pretrain", "score", "train", "evaluate", "overfit"))
+        gpu = int(rule in ("pretrain", "score", "train", "evaluate", "overfit", "gradients", "drift"))
         assert found == {"mem_mb": memory, "runtime": minutes, "gpu": gpu}
 
 
@@ -319,8 +320,8 @@ def test_resources_grow_with_the_model_and_never_below_the_constants():
             assert found["gpu"] == gpu and all(type(value) is int for value in found.values())
             assert found["mem_mb"] >= CONSTANT[rule][0] and found["runtime"] >= CONSTANT[rule][1]
             assert not gpu or found["runtime"] * 60 >= 3 * job_seconds(study, rule, GPUS["A100"], "base", run)
-    # Weights in float32 twice, since eight processes gather them, and 8 GB for each process, with a quarter to spare.
-    assert resources_of(study, "train", run=run)["mem_mb"] == 1.25 * (2 * 4 * 70 + 8 * 8) * 1000
+    # Weights in float32 and 8 GB for each of the eight processes, with a quarter to spare.
+    assert resources_of(study, "train", run=run)["mem_mb"] == 1.25 * (8 * 4 * 70 + 8 * 8) * 1000
 
 
 def test_a_judge_may_take_a_day_and_an_unknown_model_too():
@@ -336,3 +337,17 @@ def test_nothing_heavy_is_imported():
     code += "print(*{'torch', 'pandas', 'numpy'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "\n"
+
+
+def test_vllm_without_a_gpu_or_the_package_stops_before_anything_starts(monkeypatch):
+    study = real(models={"base": hub(parameters=1, compute={"backend": "vllm", "precision": "bfloat16"})})
+    monkeypatch.setattr(progress, "find_spec", lambda name: None)
+    with pytest.raises(
+        InputError, match="models.base.compute.backend: found vllm and no vllm installed.*nothing was s"
+    ):
+        progress.check_reach(study, {"base"}, 1)
+    progress.check_reach(study, set(), 0)
+    monkeypatch.setattr(progress, "find_spec", lambda name: name)
+    with pytest.raises(InputError, match="found vllm and no GPU in reach"):
+        progress.check_reach(study, {"base"}, 0)
+    progress.check_reach(study, {"base"}, 1)

@@ -114,7 +114,7 @@ def job(model_folder: Path, tmp_path: Path):
     blocks = [
         {
             "name": name, "task": f"mini_{name}", "items": str(tmp_path / f"{name}.json"), "samples": samples,
-            "max_new_tokens": 30, "tight_tokens": 20, "chance": 0.0,
+            "max_new_tokens": 30, "tight_tokens": 20,
         }
         for name, samples in (("format", 3), ("same_length", 2))
     ]  # fmt: skip

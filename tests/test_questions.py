@@ -409,7 +409,7 @@ def answer_benchmark(name: str, model: Path, tmp_path: Path, train: dict, **chan
     )
     block = {
         "name": name, "task": f"paper_{name}", "items": str(items), "samples": 3, "max_new_tokens": 40,
-        "tight_tokens": 40, "chance": 0.0, **changes,
+        "tight_tokens": 40, **changes,
     }  # fmt: skip
     files = {"summary": "summary.json", "samples": "samples.parquet", "lm-eval": "lm_eval.json"}
     evaluate.main(

@@ -9,7 +9,7 @@ import yaml
 
 from profit.bases import Compute, Decoding, HubModel
 from profit.files import InputError
-from profit.runs import listed, runs_of, study_runs
+from profit.runs import benchmarks_of, listed, runs_of, study_runs
 from profit.study import Study, load_study
 
 ITEM = {"task": "paper_gsm8k", "questions": 1319, "samples": 8, "max_new_tokens": 8192}
@@ -118,6 +118,29 @@ def test_the_list_for_the_tables(study):
     assert len(content["runs"]) == 9 and json.dumps(content)
 
 
+def test_a_rule_is_told_what_concerns_it_alone():
+    compute = Compute(
+        precision="bfloat16", processes=4, gradient_checkpointing=True, backend="vllm", evaluation_gpus=2,
+        attention="flash_attention_2", micro_batch_size=2,
+    )  # fmt: skip
+    told = {"precision": "bfloat16", "attention": "flash_attention_2"}
+    assert compute.of("score") == compute.of("overfit") == compute.of("drift") == told
+    assert compute.of("train") == told | {"processes": 4, "gradient_checkpointing": True}
+    assert compute.of("evaluate") == {"precision": "bfloat16", "backend": "vllm", "evaluation_gpus": 2}
+    assert Compute().of("train") == {}
+    for rule in ("train", "score", "evaluate"):
+        assert Compute.model_validate(compute.of(rule)).precision == "bfloat16"
+
+
+def test_a_sweep_is_asked_what_its_figures_read(study):
+    runs = runs_of(study)
+    assert list(benchmarks_of(study, runs["Large-14B", "sft", 0])) == ["gsm8k", "gsm8k_official", "again"]
+    assert list(benchmarks_of(study, runs["Large-14B", "profit_tau0.5", 0])) == ["gsm8k"]
+    sweep = {"method": "sft", "references": [2], "benchmark": "again", "seeds": 1, "models": ["Large-14B"]}
+    swept = Study.model_validate(changed(**{"sweeps/overfitting": sweep}))
+    assert list(benchmarks_of(swept, runs_of(swept)["Large-14B", "sft_2ref_steps", 0])) == ["gsm8k", "again"]
+
+
 def test_a_folder_is_fetched_by_what_decides_it():
     model = HubModel(source="owner/small", parameters=0.6, compute=Compute(processes=2))
     assert set(model.fetched) == {"source", "revision", "chat_template", "end_token", "stop_tokens", "stop"}
@@ -142,6 +165,7 @@ def test_a_folder_is_fetched_by_what_decides_it():
             {"models/Small-0.6B/compute": {"attention": "flash_attention_2"}},
             "attention: .*expected sdpa or eager with pre",
         ),
+        ({"models/Small-0.6B/chat_template": "no.jinja"}, "chat_template: found no file no.jinja, expected a Jinja"),
         ({"models/Large-14B/compute/processess": 2}, "Large-14B.compute: found 'processess', .*mean 'processes'"),
         ({"data/sources": [{"fil": "a"}]}, r"data.sources.0: found 'fil', expected one of file, hub.*mean 'file'"),
         ({"data/sources": [{"file": "a", "hub": "b"}]}, r"data.sources.0: found file 'a' and hub 'b', expected one"),

@@ -20,7 +20,7 @@ rule score:
     params:
         code=code("score"),
         tuned=lambda wildcards, input: f"--tuned {input.tuned}" if input.tuned else "",
-        compute=compute_option,
+        compute=compute_option("score"),
         length=length_option,
     message:
         "Score the reference tokens under {wildcards.model}/{wildcards.scored}"
@@ -139,7 +139,7 @@ rule overfit:
     params:
         code=code("overfit"),
         run=leaf,
-        compute=compute_option,
+        compute=compute_option("overfit"),
         length=length_option,
         labels=labels_option,
         diversity=lambda wildcards: study.sweeps.overfitting.benchmark,

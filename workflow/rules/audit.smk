@@ -84,7 +84,7 @@ rule drift:
     params:
         code=code("drift"),
         labels=labels_option,
-        compute=compute_option,
+        compute=compute_option("drift"),
         length=length_option,
     message:
         "Measure the drift of {wildcards.model}/{wildcards.method}, seed {wildcards.seed}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from profit import outputs, progress
+from profit.bases import WANTED
 from profit.code_version import code_version
 from profit.files import InputError, canonical_json
 from profit.forkserver import prepare_environment
@@ -124,7 +125,7 @@ def generated_benchmarks():
 
 def present(files):
     """Those of some files that are there: a change of one reruns its rule, and its rule says what it lacks."""
-    return sorted(path for pattern in files if pattern for path in glob(pattern, recursive=True))
+    return sorted(path for pattern in files if pattern for path in glob(str(pattern), recursive=True))
 
 
 def local_sources(sources):
@@ -134,7 +135,7 @@ def local_sources(sources):
 def local_model(wildcards):
     """Files of a local model folder, and the chat template that goes with it."""
     model = study.models[wildcards.model]
-    return present([f"{model.source}/*.json", f"{model.source}/*.safetensors", model.chat_template])
+    return present([*(f"{model.source}/{pattern}" for pattern in WANTED), model.template])
 
 
 def local_questions(wildcards):
@@ -152,10 +153,14 @@ def questions_options(wildcards):
     )
 
 
-def compute_option(wildcards):
-    """--compute of a model that says how it is held and run."""
-    compute = study.compute_of(wildcards.model).model_dump(exclude_defaults=True)
-    return f"--compute {shlex.quote(canonical_json(compute))}" if compute else ""
+def compute_option(rule):
+    """--compute of a model that says how it is held and run, as far as it concerns a rule."""
+
+    def option(wildcards):
+        compute = study.compute_of(wildcards.model).of(rule)
+        return f"--compute {shlex.quote(canonical_json(compute))}" if compute else ""
+
+    return option
 
 
 def processes(wildcards):
@@ -178,7 +183,7 @@ def evaluated_benchmarks(wildcards):
     return canonical_json(
         [
             {"name": name, "items": PROBLEMS.format(world=world, benchmark=name), "tight_tokens": item.tight}
-            | item.model_dump(include={"task", "samples", "max_new_tokens", "chance"})
+            | item.model_dump(include={"task", "samples", "max_new_tokens"})
             for name, item in benchmarks_of(study, run_of(wildcards)).items()
         ]
     )
@@ -269,8 +274,13 @@ def evaluations(runs):
     return [f"{run_folder('evaluations', run)}/{name}/summary.json" for run in runs for name in run.checkpoints]
 
 
+def trained_labels(wildcards):
+    """The true labels, which a training counts what it keeps by; others would retrain everything when they change."""
+    return labels_of(wildcards) if study.miniature else []
+
+
 def labels_of(wildcards):
-    """The labels that follow the references of a run into training, where an annotator gives them to all answers."""
+    """The labels of a run's references, where an annotator gives them to all answers."""
     if study.labels is None:
         return []
     return of_world(ANNOTATIONS, data=data_of(wildcards), annotator=study.labels)(wildcards)

@@ -23,7 +23,7 @@ rule evaluate:
         tuned=tuned_option,
         benchmarks=evaluated_benchmarks,
         decoding=decoding,
-        compute=compute_option,
+        compute=compute_option("evaluate"),
         tasks=f"{ROOT}workflow/benchmarks",
         scratch=f"{RESULTS}/scratch/evaluate/{{model}}/{{method}}/seed{{seed}}/{{checkpoint}}",
     message:

@@ -60,6 +60,12 @@ if study.miniature:
 
 else:
 
+    # They reach the hub, which the nodes of a cluster often cannot.
+    localrules:
+        collect,
+        fetch,
+        questions,
+
     rule collect:
         input:
             local_sources(study.data.sources),

@@ -3,7 +3,7 @@ rule train:
     input:
         model=base,
         references=lambda wildcards: of_world(f"{DATA}/{data_of(wildcards)}.parquet")(wildcards),
-        annotations=labels_of,
+        annotations=trained_labels,
         paired=paired_steps,
         scores=stored_scores,
     output:
@@ -26,7 +26,7 @@ rule train:
         run=leaf,
         other_runs=other_runs_options,
         labels=labels_option,
-        compute=compute_option,
+        compute=compute_option("train"),
         scratch=f"{RESULTS}/scratch/train/{{model}}/{{method}}/seed{{seed}}",
     message:
         "Train {wildcards.model}/{wildcards.method}, seed {wildcards.seed}"
