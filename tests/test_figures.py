@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from profit import draw, tabulate
-from profit.figures import style
+from profit.figures import style, tables
 from profit.files import InputError, write_parquet
 
 MODELS = ["Qwen3-0.6B-Base", "Qwen3-4B-Base", "OLMo-2-7B", "Qwen2.5-0.5B-Instruct"]
@@ -49,7 +49,7 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tables of a study with the paper's models, tables and sweeps, of some models alone."""
     study = made.paper_study(2, MODELS)
     judge = {"model": "judge", "base_url": "https://example.org/v1"}
-    study["analysis"] = {"annotators": ["agreement", "llm"], "judge": judge}
+    study["analysis"] = {"annotators": ["agreement", "llm"], "judge": judge, "gradients": {}}
     return tabulated(tmp_path_factory.mktemp("paper"), study, questions=4)
 
 
@@ -57,7 +57,7 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same at one seed without labels, without vanilla, and with SFT alone on most models."""
     study = made.paper_study(1, MODELS[:2])
-    study["analysis"] = {"annotators": []}
+    study["analysis"] = {"annotators": [], "gradients": {}}
     study["tables"] = {"general": {"benchmarks": made.GENERAL}, "table1": {"benchmarks": made.REASONING}}
     del study["methods"]["vanilla"]
     for name in ("entropy", "dft", "profit", "profit_0.5", "keep_low"):
@@ -152,6 +152,8 @@ def test_a_study_without_labels_vanilla_and_most_methods_is_drawn(name: str, bar
         assert "Overfit, all tokens" in said and "MMLU-Pro\nhistory" in said
     if name == "fig6_epochs":
         assert "Vanilla" not in said
+    if name == "gradient_share":
+        assert "Core" not in said
 
 
 @pytest.mark.parametrize("name", ["fig4_threshold", "fig11_coloured"])
@@ -170,7 +172,7 @@ def test_files_are_written_and_equal_the_second_time(name: str, folder: Path, tm
 @pytest.mark.parametrize("name", draw.FIGURES)
 def test_one_seed_is_called_descriptive_and_has_no_interval(name: str, one_seed: Path) -> None:
     said = words(build(name, one_seed)).lower()
-    if name in ("fig3_probability", "fig11_coloured"):  # no seeds in them
+    if name in ("fig3_probability", "fig11_coloured", "gradient_share"):  # no seeds in them
         return
     assert "descriptive" in said
     if name != "table1_main":
@@ -294,6 +296,51 @@ def test_figure_3_prints_the_summary(drawn: dict[str, Figure], folder: Path) -> 
     assert f"AUC {row['effect_auc']:.3f}" in title
     hollow = [line.get_xdata()[0] for line in drawn["fig3_probability"].axes[0].lines if line.get_marker() == "v"]
     assert hollow == [0.768, 0.485]
+
+
+def test_bars_of_gradient_share_are_those_of_table_gradients(drawn: dict[str, Figure], folder: Path) -> None:
+    groups = pd.read_parquet(folder / "gradients.parquet").query("not (low == 0 and high == 1)")
+    axes = drawn["gradient_share"].axes[0]
+    bars = [[bar.get_height() for bar in container] for container in axes.containers]
+    for place, column in ((0, "token_share"), (3, "share")):
+        values = 100 * groups.pivot(index="low", columns="label", values=column)
+        assert bars[place] == pytest.approx(values["core"].tolist())
+        assert bars[place + 1] == pytest.approx(values["replaceable"].tolist())
+        assert np.sum(bars[place : place + 3], axis=0) == pytest.approx(values["all"].tolist())
+        # Each bar starts where the one below ends, on its own side of zero.
+        for container in axes.containers[place : place + 3]:
+            for number, bar in enumerate(container):
+                below = [own[number] for own in axes.containers[place : axes.containers.index(container)]]
+                same = [each.get_height() for each in below if each.get_height() * bar.get_height() > 0]
+                assert bar.get_y() == pytest.approx(sum(same))
+    (points,) = [line for line in axes.lines if line.get_marker() == "o"]
+    whole = groups.query("label == 'all'")
+    assert points.get_ydata() == pytest.approx(100 * whole["share"].to_numpy())
+    assert f"×{whole['ratio'].iloc[0]:.2g}" in words(drawn["gradient_share"])
+
+
+def test_controls_stand_in_table_1_alone_under_names_of_their_own(tmp_path: Path) -> None:
+    folder = tabulated(tmp_path, made.controlled_study(), questions=4)
+    figure = lay_out("table1_main", folder)
+    check_texts(figure)
+    said = " ".join(words(figure).split())
+    for name in (
+        "SFT (update norm of ProFit)", "SFT, stopped at 0.5", "SFT, mixed 0.5", "Random mask (fixed)",
+        "ProFit (base's mask)", "Core mask", "Replaceable mask", "profit stopped",
+    ):  # fmt: skip
+        assert said.count(name) == 1
+    runs = tables.load_runs(folder).drop_duplicates("method").set_index("method")["kind"]
+    assert runs["sft"] == "sft" and runs["profit"] == "profit" and runs["profit_stopped"] == "profit_stopped"
+    assert set(tables.CONTROLS) <= set(runs) and set(tables.KINDS) <= set(style.LABELS) == set(style.COLOURS)
+    for name in ("fig2_multi_reference", "fig4_threshold", "fig5_lora_rank", "fig6_epochs", "kept_share"):
+        said = words(lay_out(name, folder))
+        assert not any(
+            word in said.lower() for word in ("stopped", "mixed", "update norm", "fixed)", "base's", "mask)")
+        )
+    # Full tuning in Figure 5 is plain SFT.
+    found = pd.read_parquet(folder / "evaluations.parquet").query("method == 'sft' and seed == 0")
+    levels = [line.get_ydata()[0] for line in lay_out("fig5_lora_rank", folder).axes[0].lines]
+    assert any(level == pytest.approx(100 * found["accuracy"].mean()) for level in levels)
 
 
 def test_several_models_get_a_block_each(drawn: dict[str, Figure], folder: Path, tmp_path: Path) -> None:

@@ -32,15 +32,16 @@ def draw(folder: Path, published: Path) -> Figure:
     def block(figure: Figure | SubFigure, model: str) -> None:
         axes = figure.subplots()
         draw_bins(axes, groups[groups["model"] == model], look)
-        patches = [Patch(color=colour, label=name) for name, colour in look.values()] if look is LOOK else []
-        figure.legend(handles=patches, loc="outside upper left", ncols=3, handlelength=1.0, columnspacing=1.0)
+        if look is LOOK:
+            patches = [Patch(color=colour, label=name) for name, colour in look.values()]
+            figure.legend(handles=patches, loc="outside upper left", ncols=3, handlelength=1.0, columnspacing=1.0)
 
     models = tables.models(groups)
     figure = style.stack(models, style.COLUMN, 2.4, block, named=len(models) > 1)
     style.footnote(
         figure,
-        "Left bar, pale: share of the tokens. Right bar: share of the batch gradient; point and line: its sum, with "
-        "the 95 % bootstrap interval over prompts. ×: the one share over the other.",
+        "Left bar, hollow: share of the tokens. Right bar: share of the batch gradient; point and line: its sum, "
+        "with the 95 % bootstrap interval over prompts. ×: the one share over the other.",
     )
     return figure
 
@@ -49,13 +50,14 @@ def draw_bins(axes: Axes, groups: pd.DataFrame, look: dict[str, tuple[str, str]]
     """A pair of stacked bars a bin, in per cent, and the share of the gradient with its interval beside them."""
     whole = groups[groups["label"] == "all"].sort_values("low").set_index("low")
     bins = np.arange(len(whole))
-    for column, shift, opacity in (("token_share", -WIDTH, 0.45), ("share", 0.05, 1.0)):
+    for column, shift, filled in (("token_share", -WIDTH, False), ("share", 0.05, True)):
         ends = {1: np.zeros(len(bins)), -1: np.zeros(len(bins))}
         for label, (_, colour) in look.items():
             values = 100 * share_of(groups, label, column).loc[whole.index].to_numpy()
             # A negative share goes down from zero, the others up from the last.
             bottom = np.where(values < 0, ends[-1], ends[1])
-            axes.bar(bins + shift, values, WIDTH, bottom, color=colour, alpha=opacity, linewidth=0)
+            face = colour if filled else "white"
+            axes.bar(bins + shift, values, WIDTH * 0.92, bottom, facecolor=face, edgecolor=colour, linewidth=1)
             for sign in ends:
                 ends[sign] += np.where(values * sign > 0, values, 0)
     middle, at = 100 * whole["share"], bins + 0.05 + 0.8 * WIDTH
