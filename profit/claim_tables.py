@@ -104,8 +104,8 @@ def load_runs(folder: Path) -> pd.DataFrame:
         if len(counts) > 1 or own["world"].isna().any():
             row = own[own["world"].isna() | (own["world"] != counts.index[0])].iloc[0]
             raise InputError(
-                f"table runs, {row['model']}/{row['method']}, seed {row['seed']}: found world {row['world']}, expected "
-                f"{counts.index[0]} as in {counts.iloc[0]} runs of its model"
+                f"table runs, {row['model']}/{row['method']}, seed {row['seed']}: found world {row['world']}, "
+                f"expected {counts.index[0]} as in {counts.iloc[0]} runs of its model"
             )
     check_once(runs, RUN_KEYS, "runs")
     return runs
