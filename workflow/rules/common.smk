@@ -53,8 +53,6 @@ ANNOTATORS = study.analysis.annotators
 COMPARED = compared(study)
 TABLES = tables_of(study)
 FIGURES = [f"figures/{study.name}/{figure}.{kind}" for figure in figures_of(study) for kind in ("pdf", "png")]
-# The shipped results have nothing of the audit.
-SHIPPED_FIGURES = [figure for figure in outputs.FIGURES if figure != "gradient_share"]
 PUBLISHED = sorted(map(str, Path(f"{ROOT}results/published").glob("*.csv")))
 
 

@@ -124,7 +124,7 @@ rule figures:
     input:
         expand(
             "figures/reference/{figure}.{kind}",
-            figure=SHIPPED_FIGURES,
+            figure=outputs.FIGURES,
             kind=["pdf", "png"],
         ),
     message:
