@@ -9,6 +9,8 @@ FIGURES = [
     "table1_main", "kept_share", "fig2_multi_reference", "fig3_probability", "fig4_threshold", "fig5_lora_rank",
     "fig6_epochs", "fig11_coloured", "gradient_share",
 ]  # fmt: skip
+# Tables of many rows, for programs alone.
+WITHOUT_CSV = ("questions", "prompts", "account", "gradient_prompts")
 
 
 def compared(study: Study) -> list[str]:
@@ -31,7 +33,8 @@ def tables_of(study: Study) -> list[str]:
 
 def files_of(tables: list[str]) -> list[str]:
     """The files of some tables: one for people and one for programs, of a long one the latter alone."""
-    return [f"{name}.{kind}" for name in tables for kind in ("parquet", "csv") if (name, kind) != ("questions", "csv")]
+    kinds = {name: ("parquet",) if name in WITHOUT_CSV else ("parquet", "csv") for name in tables}
+    return [f"{name}.{kind}" for name in tables for kind in kinds[name]]
 
 
 def figures_of(study: Study) -> list[str]:

@@ -25,6 +25,7 @@ from profit import coloured, gather, gather_tokens, published, summary
 from profit.figures.tables import with_kinds
 from profit.files import InputError, atomic_path, write_csv, write_parquet
 from profit.gather import RUN
+from profit.outputs import WITHOUT_CSV
 from profit.runs import listed, runs_of, study_runs
 from profit.statistics import mean_interval, paired_difference
 from profit.study import load_study
@@ -37,7 +38,6 @@ OPTIONAL = (
     "gradients", "gradient_prompts", "account", "drift",
 )  # fmt: skip
 # Too long for people to read.
-WITHOUT_CSV = ("questions",)
 KEYS = ["table", "model", "method", "benchmark"]
 DIFFERENCES = [
     "difference_vs_sft",

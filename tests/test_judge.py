@@ -505,7 +505,7 @@ def test_every_missing_setting_is_named() -> None:
 
 STUDY = """name: judged
 models:
-  some: {{source: /models/some, chat_template: chatml, end_token: <|im_end|>}}
+  some: {{source: /models/some, chat_template: workflow/templates/chatml.jinja, end_token: <|im_end|>}}
 data: {{sources: [{{file: some.jsonl}}], references: 3}}
 methods: {{sft: {{objective: sft}}}}
 benchmarks: {{gsm8k: {{task: paper_gsm8k, max_new_tokens: 512, source: {{file: test.jsonl}}}}}}

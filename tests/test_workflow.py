@@ -124,7 +124,7 @@ def test_the_default_is_the_miniature_and_its_configuration_alone(tmp_path):
     copy_repository(tmp_path)
     text = snakemake(tmp_path, "-n")
     counts = dict(re.findall(r"\n(\w+) +(\d+)\b", text))
-    assert int(counts["train"]) <= 80 and int(counts["evaluate"]) <= 95 and int(counts["draw"]) == 8
+    assert int(counts["train"]) <= 80 and int(counts["evaluate"]) <= 95 and int(counts["draw"]) == 9
     assert "results/miniature/report.html" in text and "smoke" not in text
 
 
@@ -215,7 +215,7 @@ def test_the_smoke_study_makes_everything(finished):
     for path in ("report.html", "tables/main.csv", "tables/table1_main.md", "benchmarks/account.json"):
         assert (finished / "results/smoke" / path).stat().st_size > 100, path
     figures = sorted(path.name for path in (finished / "figures/smoke").iterdir())
-    assert len(figures) == 16 and figures[0] == "fig11_coloured.pdf"
+    assert len(figures) == 18 and figures[0] == "fig11_coloured.pdf"
     main = pd.read_csv(finished / "results/smoke/tables/main.csv")
     assert set(main["method"]) == {"vanilla", "sft", "profit", "random", "iw_sft", "excess", "asft"}
     assert "Figure 4 of the paper" in (finished / "results/smoke/report.html").read_text()
@@ -252,14 +252,16 @@ def test_an_edited_objective_reruns_its_runs_only(edited):
     jobs = pending(edited)
     assert jobs["Train"] == runs_of("mini", ["random"], 0, 1)
     assert jobs["Evaluate"] == {f"{run}, final" for run in jobs["Train"]}
-    assert set(jobs) == {"Train", "Evaluate", "Gather", "Draw", "Write"}
+    assert set(jobs) == {"Train", "Evaluate", "Gather", "Judge", "Draw", "Write"}
 
 
 def test_an_edited_method_reruns_its_runs_and_those_paired_with_it(edited):
     edit(edited / SMOKE, "objective: profit, tau: 0.1", "objective: profit, tau: 0.2")
     jobs = pending(edited)
     assert jobs["Train"] == runs_of("mini", ["profit", "random"], 0, 1) | runs_of("mini", ["profit_tau0.1"], 0)
-    assert set(jobs) == {"Train", "Evaluate", "Gather", "Draw", "Write"}
+    assert jobs["Score"] == {f"mini/profit_seed{seed}" for seed in (0, 1)}
+    assert jobs["Account"] == {f"for the tokens that mini/profit, seed {seed}, moved" for seed in (0, 1)}
+    assert set(jobs) == {"Train", "Evaluate", "Score", "Account", "Gather", "Judge", "Draw", "Write"}
 
 
 def test_an_edited_figure_is_drawn_alone(edited):
