@@ -5,8 +5,8 @@ method and benchmark the mean over seeds with a 95 % Student t interval, and the
 same data, order and questions). Added to the benchmarks of a table are `average` (of all), and where same_length is
 among them `learnt` (the benchmark like the references) and `kept` (the mean of the others). One seed has no interval:
 low and high are empty, and the text calls it descriptive. Table `published` has the paper's numbers beside them
-(profit.published). Table `questions` has the accuracy on each question of the first claims' runs; it and others of many
-rows are Parquet alone.
+(profit.published). Table `questions` has the accuracy on each question of the first claims' runs; those of
+many rows are Parquet alone.
 
     python -m profit tabulate --study workflow/studies/miniature.yaml --results results/miniature
         --published results/published --output-folder results/miniature/tables
