@@ -259,7 +259,7 @@ def test_an_edited_method_reruns_its_runs_and_those_paired_with_it(edited):
     edit(edited / SMOKE, "objective: profit, tau: 0.1", "objective: profit, tau: 0.2")
     jobs = pending(edited)
     assert jobs["Train"] == runs_of("mini", ["profit", "random"], 0, 1) | runs_of("mini", ["profit_tau0.1"], 0)
-    assert jobs["Score"] == {f"mini/profit_seed{seed}" for seed in (0, 1)}
+    assert jobs["Score"] == {f"the reference tokens under mini/profit_seed{seed}" for seed in (0, 1)}
     assert jobs["Account"] == {f"for the tokens that mini/profit, seed {seed}, moved" for seed in (0, 1)}
     assert set(jobs) == {"Train", "Evaluate", "Score", "Account", "Gather", "Judge", "Draw", "Write"}
 
