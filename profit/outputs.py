@@ -13,9 +13,8 @@ FIGURES = [
 WITHOUT_CSV = ("questions", "prompts", "account", "gradient_prompts")
 
 
-def compared(study: Study) -> list[str]:
-    """Two annotators whose labels are compared, where none of them is the truth."""
-    names = study.analysis.annotators
+def compared(names: list[str]) -> list[str]:
+    """Two of a study's annotators whose labels are compared, where none of them is the truth."""
     return names[:2] if len(names) > 1 and "truth" not in names else []
 
 
@@ -24,7 +23,7 @@ def tables_of(study: Study) -> list[str]:
     analysis = study.analysis
     labels = ["densities", "correlation", "threshold_loss", "coloured", "prompts"] if analysis.annotators else []
     overfit = ["overfit"] if study.sweeps.overfitting else []
-    agreement = ["agreement"] if compared(study) else []
+    agreement = ["agreement"] if compared(study.analysis.annotators) else []
     theorem = ["theorem", "gradients", "gradient_prompts"] if analysis.gradients else []
     tokens = [name for name in ("account", "drift") if getattr(analysis, name)]
     always = ["runs", "evaluations", "questions", "steps", "main", "published"]

@@ -100,7 +100,7 @@ def _named(study: Study, runs: list[Run]) -> list[tuple[str, dict[str, object]]]
         names += [("questions", {"benchmark": name}) for name in asked]
     names += [("annotate", {"annotator": name}) for name in annotators] * len(study.worlds)
     names += [("annotate", {"annotator": study.labels})] * (study.world_check is not None) * len(study.worlds)
-    names += [("agreement", {})] * bool(compared(study))
+    names += [("agreement", {})] * bool(compared(annotators))
     names += [("correlate", {"model": model}) for model in models] * len(annotators)
     names += [("gradients", {"model": model}) for model in models if study.analysis.gradients]
     names += [("draw", {})] * len(figures_of(study))

@@ -26,7 +26,7 @@ from profit import coloured, gather, gather_tokens, published, summary
 from profit.figures.tables import with_kinds
 from profit.files import InputError, atomic_path, write_csv, write_parquet
 from profit.gather import RUN
-from profit.outputs import WITHOUT_CSV
+from profit.outputs import WITHOUT_CSV, compared
 from profit.runs import listed, runs_of, study_runs
 from profit.statistics import mean_interval, paired_difference
 from profit.study import load_study
@@ -101,9 +101,9 @@ def tabulate(results: Path, paper: Path, study: dict[str, Any]) -> dict[str, pd.
         tables["coloured"] = coloured.typical_answer(
             results, {model: study["worlds"][model] for model in models}, annotators[0]
         )
-    if len(annotators) > 1 and "truth" not in annotators:
+    if pair := compared(annotators):
         path = results / "agreement" / f"{study['worlds'][models[0]]}.json"
-        tables["agreement"] = gather_tokens.gather_agreement(path, annotators[:2], worlds[models[0]])
+        tables["agreement"] = gather_tokens.gather_agreement(path, pair, worlds[models[0]])
     if study.get("gradients"):
         tables |= gather_tokens.gather_gradients(results, models, worlds)
     for name, read in (("account", gather_tokens.gather_account), ("drift", gather_tokens.gather_drift)):

@@ -50,7 +50,7 @@ EVALUATED = {
 }
 
 ANNOTATORS = study.analysis.annotators
-COMPARED = compared(study)
+COMPARED = compared(ANNOTATORS)
 TABLES = tables_of(study)
 FIGURES = [f"figures/{study.name}/{figure}.{kind}" for figure in figures_of(study) for kind in ("pdf", "png")]
 PUBLISHED = sorted(map(str, Path(f"{ROOT}results/published").glob("*.csv")))
