@@ -26,7 +26,7 @@ def tables_of(study: Study) -> list[str]:
     agreement = ["agreement"] if compared(study.analysis.annotators) else []
     theorem = ["theorem", "gradients", "gradient_prompts"] if analysis.gradients else []
     tokens = [name for name in ("account", "drift") if getattr(analysis, name)]
-    always = ["runs", "evaluations", "questions", "steps", "main", "published"]
+    always = ["runs", "models", "evaluations", "questions", "steps", "main", "published"]
     return [*always, *overfit, *labels, *agreement, *theorem, *tokens]
 
 

@@ -116,6 +116,7 @@ def listed(study: Study, runs: list[Run]) -> dict[str, Any]:
         "annotators": study.analysis.annotators,
         "gradients": study.analysis.gradients is not None,
         "worlds": {model: study.world_of(model) for model in study.models},
+        "models": {model: described(study, model) for model in study.models},
         "tables": {
             name: {
                 "models": [model for model in study.models if model in (table.models or study.models)],
@@ -136,6 +137,17 @@ def listed(study: Study, runs: list[Run]) -> dict[str, Any]:
             for run in runs
         ],
     }
+
+
+def described(study: Study, model: str) -> dict[str, Any]:
+    """A row of table models: whose base a model is, how long a miniature was pretrained, what references it meets."""
+    base = study.base_of(model)
+    row = {"base": base, "prompts": study.data.prompts}
+    if not study.miniature:
+        return row | dict.fromkeys(("pretraining_steps", "world_seed", "wording_lean", "rare_in_references"))
+    world = study.worlds[study.world_of(model)]
+    row |= {"pretraining_steps": study.models[base].pretraining.steps, "world_seed": world.seed}
+    return row | {key: getattr(world, key) for key in ("wording_lean", "rare_in_references")}
 
 
 def looked_at(study: Study, run: Run, what: str) -> bool:

@@ -93,6 +93,7 @@ def tabulate(results: Path, paper: Path, study: dict[str, Any]) -> dict[str, pd.
     table, steps = gather.gather_runs(results, runs, worlds, study["labels"])
     evaluations, questions = gather.gather_evaluations(results, runs, worlds)
     tables = {"runs": table, "evaluations": evaluations, "questions": questions, "steps": steps}
+    tables["models"] = models_table(study["models"], worlds)
     tables["main"] = main_table(evaluations, table, study["tables"])
     if any(run["overfit"] for run in runs):
         tables["overfit"] = gather_tokens.gather_overfit(results, runs, worlds)
@@ -112,6 +113,13 @@ def tabulate(results: Path, paper: Path, study: dict[str, Any]) -> dict[str, pd.
     tables["published"] = published.beside(tables, paper)
     named = {name: frame.assign(study=study["name"]) for name, frame in tables.items()}
     return {name: frame[["study", *frame.columns.drop("study")]] for name, frame in named.items()}
+
+
+def models_table(models: dict[str, dict[str, Any]], worlds: dict[str, str]) -> pd.DataFrame:
+    """One row a model: whose base it is, hash of its world, prompts (empty: all), and the settings of a miniature."""
+    rows = [{"model": model, "world": worlds[model]} | row for model, row in models.items()]
+    whole = dict.fromkeys(("prompts", "pretraining_steps", "world_seed"), "Int64")
+    return pd.DataFrame(rows).astype({**whole, "wording_lean": float, "rare_in_references": float})
 
 
 def main_table(evaluations: pd.DataFrame, runs: pd.DataFrame, tables: dict[str, dict[str, list[str]]]) -> pd.DataFrame:

@@ -166,7 +166,10 @@ def test_a_study_without_annotators_has_no_tables_of_labels(tmp_path: Path) -> N
     study["methods"] = {"sft": {"objective": "sft", "seeds": 1}}
     tables = run(made.write_results(tmp_path, study, questions=4), study)
     names = {path.stem for path in tables.glob("*.parquet")}
-    assert names == {"runs", "evaluations", "questions", "steps", "overfit", "main", "published"}
+    assert names == {"runs", "models", "evaluations", "questions", "steps", "overfit", "main", "published"}
+    (model,) = pd.read_parquet(tables / "models.parquet").to_dict("records")
+    assert (model["model"], model["base"], model["world"]) == (*["Qwen3-4B-Base"] * 2, made.WORLD)
+    assert all(pd.isna(model[key]) for key in ("prompts", "pretraining_steps", "world_seed", "wording_lean"))
     assert set(pd.read_parquet(tables / "overfit.parquet")["part"]) == {"all"}
     assert pd.read_parquet(tables / "runs.parquet")["labels"].isna().all()
 
@@ -175,6 +178,7 @@ def test_every_table_is_written_twice_and_equal(whole: tuple[Path, dict[str, Any
     tables = whole[0] / "tables"
     names = {
         "runs",
+        "models",
         "evaluations",
         "steps",
         "overfit",

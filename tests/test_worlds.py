@@ -101,6 +101,13 @@ def test_a_base_in_another_world_is_the_same_base(finished):
     tables = finished[0] / "results" / "three_worlds" / "tables"
     runs = pd.read_csv(tables / "runs.csv")
     worlds = runs.groupby("model")["world"].unique()
+    models = pd.read_csv(tables / "models.csv")
+    assert models.drop(columns=["study", "world"]).to_dict("list") == {
+        "model": list(STUDY["models"]), "base": ["mini", "other", "mini"], "prompts": [6] * 3,
+        "pretraining_steps": [6] * 3, "world_seed": [0, 1, 0],
+        "wording_lean": [0.3, 0.3, -0.5], "rare_in_references": [0.3] * 3,
+    }  # fmt: skip
+    assert models.set_index("model")["world"].to_dict() == worlds.str[0].to_dict()
     assert worlds.map(len).tolist() == [1, 1, 1] and len(set(worlds.str[0])) == 3
     data = finished[0] / "results" / "three_worlds" / "data"
     # The same questions and the same base: only what is learnt from differs.
