@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from profit.methods import Count, ModelName, Positive
+from profit.methods import Count, ModelName, Name, Positive, Some
 from profit.miniature.world import Pretraining, Strict
 from profit.validation import either
 
@@ -67,7 +67,9 @@ class Miniature(Strict):
     source: Literal["miniature"] = "miniature"
     pretraining: Pretraining = Pretraining()
     world: dict[str, Any] = Field({}, description="what differs from the study's world")
-    like: ModelName | None = Field(None, description="model whose base it is, met by the references of another world")
+    prompts: Count | None = Field(None, description="of its references; default: as many as data says")
+    like: ModelName | None = Field(None, description="model whose base it is, met by references of its own")
+    methods: Some[Name] | None = Field(None, description="the only ones that are run on it; default: all")
 
     @model_validator(mode="after")
     def _pretrained_once(self) -> "Miniature":

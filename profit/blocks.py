@@ -63,11 +63,12 @@ class Table(Strict):
 
 
 class Tune(Strict):
-    """Choice of the learning rate (target `tune`): best mean accuracy on validation problems, at seeds of its own."""
+    """Choice of learning rates (target `tune`): best mean accuracy on validation problems, at seeds of its own."""
 
-    method: Name = "sft"
+    methods: Some[Name] = Field(["sft"], description="the first decides the learning rate of the study")
     learning_rates: Some[Positive]
     seeds: Some[Seed]
+    models: Some[ModelName] | None = Field(None, description="default: all")
     validation: Benchmark
 
 

@@ -2,7 +2,7 @@
 
 A sweep makes derived methods: `profit_tau0.3`, `sft_rank16`, `sft_epochs`, `sft_5ref_steps`. One whose settings are
 those of a method that exists already *is* that method: tau 0.1 of the threshold sweep is `profit`. Those that choose
-the learning rate (`sft_lr0.0003`) keep names of their own, whatever rate is chosen.
+learning rates (`sft_lr0.0003`) keep names of their own, whatever rate is chosen.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from profit.study import Benchmark, Study
 
 # Keys of a method that change how a run is trained or written beside its objective.
 VARIANTS = ("match", "stop", "mix", "update_norm")
-GROUPS = ("main", "threshold", "lora_rank", "epochs", "overfitting", "world", "tune")
+GROUPS = ("main", "threshold", "lora_rank", "epochs", "overfitting", "learning_rate", "world", "tune")
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,8 @@ def runs_of(study: Study) -> dict[tuple[str, str, int], Run]:
             raise InputError(f"methods.{name}: found a name that a sweep gives to other settings, expected another")
         methods.setdefault(name, (found.label, found.settings))
         for place in product(found.models or study.models, found.seeds):
+            if name not in (getattr(study.models[place[0]], "methods", None) or [name]):
+                continue
             groups.setdefault(name, {}).setdefault(place, []).append(found.group)
     runs = [
         Run(
@@ -77,7 +79,7 @@ def runs_of(study: Study) -> dict[tuple[str, str, int], Run]:
         )
         for model in study.models
         for name, (label, settings) in methods.items()
-        for seed in sorted(seed for own, seed in groups[name] if own == model)
+        for seed in sorted(seed for own, seed in groups.get(name, ()) if own == model)
     ]
     runs.sort(key=lambda run: GROUPS.index(run.groups[0]))
     return {run.key: run for run in runs}
@@ -92,8 +94,22 @@ def _on_model(study: Study, model: str, settings: dict[str, Any]) -> dict[str, A
 
 
 def study_runs(runs: dict[tuple[str, str, int], Run]) -> list[Run]:
-    """The runs of the default target: all but those that choose the learning rate."""
+    """The runs of the default target: all but those that choose learning rates."""
     return [run for run in runs.values() if run.groups[0] != "tune"]
+
+
+def tuned_method(name: str, rate: float) -> str:
+    """The method that is tried at a learning rate under some name: sft of sft_lr0.0003."""
+    return name.removesuffix(f"_{_rate_suffix(rate)}")
+
+
+def _rate_suffix(rate: float) -> str:
+    return f"lr{rate:g}"
+
+
+def tune_runs(runs: dict[tuple[str, str, int], Run]) -> list[Run]:
+    """The runs that choose learning rates."""
+    return [run for run in runs.values() if run.groups[0] == "tune"]
 
 
 def benchmarks_of(study: Study, run: Run) -> dict[str, Benchmark]:
@@ -175,11 +191,19 @@ def _methods(study: Study) -> list[_Found]:
         for name, method in methods.items()
     ]
 
-    def derive(group: str, base: str, suffix: str, sweep: Any, keep_epochs: bool = False, **changes: Any) -> None:
+    def derive(
+        group: str,
+        base: str,
+        suffix: str,
+        sweep: Any,
+        models: list[str] | None = None,
+        keep_epochs: bool = False,
+        **changes: Any,
+    ) -> None:
         method = methods[base].model_copy(update=changes)
         label = f"{methods[base].label or base} {suffix.replace('_', ' ')}"
         settings = _settings(study, method, keep_epochs)
-        models = getattr(sweep, "models", None)
+        models = models or getattr(sweep, "models", None)
         found.append(_Found(group, f"{base}_{suffix}", label, settings, seed_list(sweep.seeds), models))
 
     if sweep := sweeps.threshold:
@@ -200,15 +224,24 @@ def _methods(study: Study) -> list[_Found]:
     if sweep := sweeps.overfitting:
         for count in sweep.references:
             for budget in sweep.budgets:
-                suffix = f"{count}ref" + ("_steps" if budget == "steps" else "")
-                derive("overfitting", sweep.method, suffix, sweep, references=count, budget=budget)
+                suffix, changes = f"{count}ref", {"references": count, "budget": budget}
+                if budget == "steps":
+                    suffix += "_steps"
+                elif budget == "longer":
+                    epochs = count * (methods[sweep.method].epochs or study.training.epochs)
+                    suffix, changes = f"1ref_{count}x", {"references": 1, "epochs": epochs}
+                derive("overfitting", sweep.method, suffix, sweep, **changes)
+    if sweep := sweeps.learning_rate:
+        for base, rate in product(study.tune.methods, study.tune.learning_rates):
+            models = sweep.models or study.tune.models
+            derive("learning_rate", base, _rate_suffix(rate), sweep, models, learning_rate=rate)
     if check := study.world_check:
         method = Method(objective="sft", learning_rate=check.learning_rate, epochs=check.epochs)
         settings = _settings(study, method) | {"data": "careful"}
         found.append(_Found("world", "careful", "SFT on careful answers", settings, seed_list(check.seeds), None))
     if tune := study.tune:
-        for rate in tune.learning_rates:
-            derive("tune", tune.method, f"lr{rate:g}", tune, learning_rate=rate)
+        for base, rate in product(tune.methods, tune.learning_rates):
+            derive("tune", base, _rate_suffix(rate), tune, learning_rate=rate)
     return found
 
 

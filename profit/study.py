@@ -61,16 +61,22 @@ class Study(Strict):
 
     @cached_property
     def worlds(self) -> dict[str, World | None]:
-        """Every world by the name of its folder: the study's own, and those of models that differ from it."""
+        """Every world by the name of its folder: the study's own, and those of models of other settings or prompts."""
         found: dict[str, World | None] = {SHARED: self.world if self.miniature else None}
         for name, model in self.models.items():
-            if getattr(model, "world", None):
+            if self.world_of(name) == name:
                 found[name] = World.model_validate(self.world.model_dump() | model.world)
         return {name: world for name, world in found.items() if name in set(map(self.world_of, self.models))}
 
     def world_of(self, model: str) -> str:
         """Name of the world of a model."""
-        return model if getattr(self.models[model], "world", None) else SHARED
+        own = self.models[model]
+        return model if getattr(own, "world", None) or getattr(own, "prompts", None) else SHARED
+
+    def data_of(self, world: str) -> Generated:
+        """The references of a world of a miniature."""
+        prompts = self.models[world].prompts if world in self.models else None
+        return self.data.model_copy(update={"prompts": prompts}) if prompts else self.data
 
     def base_of(self, model: str) -> str:
         """The model whose folder is its base: itself, unless it is like another."""
@@ -172,8 +178,11 @@ class Study(Strict):
         blocks = {f"methods.{name}": method for name, method in self.methods.items()}
         blocks |= {f"sweeps.{name}": sweep for name, sweep in self.sweeps if sweep}
         blocks |= {f"tables.{name}": table for name, table in self.tables.items()}
+        blocks |= {f"models.{name}": model for name, model in self.models.items()}
+        blocks |= {"tune": self.tune} if self.tune else {}
+        known_names = {"models": self.models, "benchmarks": self.benchmarks, "methods": self.methods}
         for where, block in blocks.items():
-            for key, known in (("models", self.models), ("benchmarks", self.benchmarks)):
+            for key, known in known_names.items():
                 for name in getattr(block, key, None) or ():
                     if name not in known:
                         raise ValueError(f"{where}.{key}: {unknown(name, known)}")
@@ -225,6 +234,8 @@ class Study(Strict):
                 for tau in taus or ():
                     if wrong := conflict(found.objective, found.settings | {"tau": tau}):
                         raise ValueError(f"sweeps.{name}.{': '.join(wrong)} ({method})")
+        if self.sweeps.learning_rate and not self.tune:
+            raise ValueError("sweeps.learning_rate: found it without tune, expected methods and rates there")
         if sweep := self.sweeps.overfitting:
             self._lone_method("sweeps.overfitting.method", sweep.method)
             for count in sweep.references:
@@ -240,7 +251,8 @@ class Study(Strict):
     def _tune_fits(self) -> "Study":
         if not self.tune:
             return self
-        self._lone_method("tune.method", self.tune.method)
+        for name in self.tune.methods:
+            self._lone_method("tune.methods", name)
         blocks = [*self.methods.values(), *dict(self.sweeps).values(), self.world_check]
         used = {seed for block in blocks if block for seed in seed_list(block.seeds)}
         if shared := sorted(used & set(self.tune.seeds)):
@@ -267,6 +279,10 @@ class Study(Strict):
             raise ValueError(f"{where}.seeds: found {lacking}, expected only seeds of {name}")
         if outside := sorted(set(method.models or self.models) - set(paired.models or self.models)):
             raise ValueError(f"{where}.models: found {outside}, expected only models of {name}")
+        for model in method.models or self.models:
+            only = getattr(self.models[model], "methods", None) or [name]
+            if where.removeprefix("methods.") in only and name not in only:
+                raise ValueError(f"models.{model}.methods: found {only}, expected {name} too, the pair of {where}")
         # Random masks and matched updates copy the pair's steps; excess reads its scores alone.
         copies = copies_steps({"objective": {"name": method.objective, "share": method.share}, "match": method.match})
         for key in ("epochs", "references", "budget", "stop") if copies else ():

@@ -40,23 +40,34 @@ class EpochSweep(Strict):
 
 
 class OverfittingSweep(Strict):
-    """One method on more and more references a prompt, at equal steps and at equal epochs."""
+    """One method on more and more references a prompt, at equal steps and at equal epochs, each with its own schedule.
+
+    `longer` is their control: one reference for as many steps as several take at equal epochs.
+    """
 
     method: Name
     references: Some[Count]
-    budgets: Some[Literal["steps", "epochs"]] = ["steps", "epochs"]
+    budgets: Some[Literal["steps", "epochs", "longer"]] = ["steps", "epochs"]
     benchmark: Name = Field("same_length", description="the diversity of whose answers is measured")
     seeds: Seeds = 3
     models: Some[ModelName] | None = Field(None, description="default: all")
 
 
+class LearningRateSweep(Strict):
+    """Each method of `tune` at each of its learning rates, asked the benchmarks: each method at its own best."""
+
+    seeds: Seeds = 1
+    models: Some[ModelName] | None = Field(None, description="default: those of tune")
+
+
 class Sweeps(Strict):
-    """Descriptive sweeps; a sweep that is left out is not run and its figure not drawn."""
+    """Sweeps; a sweep that is left out is not run and its figure not drawn."""
 
     threshold: ThresholdSweep | None = None
     lora_rank: RankSweep | None = None
     epochs: EpochSweep | None = None
     overfitting: OverfittingSweep | None = None
+    learning_rate: LearningRateSweep | None = None
 
 
 class WorldCheck(Strict):

@@ -27,7 +27,7 @@ from profit.figures.tables import with_kinds
 from profit.files import InputError, atomic_path, write_csv, write_parquet
 from profit.gather import RUN
 from profit.outputs import WITHOUT_CSV, compared
-from profit.runs import listed, runs_of, study_runs
+from profit.runs import listed, runs_of, study_runs, tune_runs, tuned_method
 from profit.statistics import mean_interval, paired_difference
 from profit.study import load_study
 
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
     study = load_study(arguments.study)
     runs = runs_of(study)
     if arguments.tune:
-        tuned = [run for run in runs.values() if run.groups[0] == "tune"]
+        tuned = tune_runs(runs)
         if not tuned:
             raise InputError(f"{arguments.study}, key tune: found none, expected it with --tune")
         table = tune_table(arguments.results, listed(study, tuned))
@@ -186,7 +186,7 @@ def differences(scores: pd.Series, method: str, baselines: dict[str, str | None]
 
 
 def tune_table(results: Path, study: dict[str, Any]) -> pd.DataFrame:
-    """One row a run and benchmark of the choice of the learning rate.
+    """One row a run and benchmark of the choice of learning rates; `tuned` is the method whose rate is chosen.
 
     `mean` is that of the row's learning rate over seeds and benchmarks; `chosen` marks the rate with the highest mean,
     of equal ones the smallest.
@@ -195,17 +195,23 @@ def tune_table(results: Path, study: dict[str, Any]) -> pd.DataFrame:
     settings, _ = gather.gather_runs(results, runs, worlds)
     evaluations, _ = gather.gather_evaluations(results, runs, worlds)
     table = evaluations.merge(settings[[*RUN, "learning_rate"]], on=RUN)
-    table["mean"] = table.groupby(["model", "learning_rate"])["accuracy"].transform("mean")
+    table["tuned"] = [tuned_method(*row) for row in zip(table["method"], table["learning_rate"], strict=True)]
+    keys = ["model", "tuned"]
+    table["mean"] = table.groupby([*keys, "learning_rate"])["accuracy"].transform("mean")
     best = {}
-    for model, own in table.groupby("model"):
+    for key, own in table.groupby(keys):
         # Sums in another order may differ in the last bit; that must not break a tie.
         order = own.assign(rounded=own["mean"].round(12)).sort_values(
             ["rounded", "learning_rate"], ascending=[False, True]
         )
-        best[model] = order["learning_rate"].iloc[0]
-    table["chosen"] = table["learning_rate"] == table["model"].map(best)
-    columns = ["model", "method", "learning_rate", "seed", "benchmark", "accuracy", "mean", "chosen"]
-    return table.sort_values(["model", "learning_rate", "seed"], kind="stable")[columns]
+        best[key] = order["learning_rate"].iloc[0]
+    rows = table[[*keys, "learning_rate"]].itertuples(index=False)
+    table["chosen"] = [rate == best[model, tuned] for model, tuned, rate in rows]
+    columns = ["model", "tuned", "method", "learning_rate", "seed", "benchmark", "accuracy", "mean", "chosen"]
+    # Methods stay in the order of the study.
+    place = {tuned: number for number, tuned in enumerate(dict.fromkeys(table["tuned"]))}
+    order = ["model", "place", "learning_rate", "seed"]
+    return table.assign(place=table["tuned"].map(place)).sort_values(order, kind="stable")[columns]
 
 
 def write_tables(folder: Path, tables: dict[str, pd.DataFrame]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from profit.files import write_json, write_parquet
-from profit.runs import listed, runs_of, study_runs
+from profit.runs import listed, runs_of, study_runs, tune_runs
 from profit.study import Study
 
 WORLD = "0123456789abcdef"
@@ -131,7 +131,7 @@ def listed_study(content: dict[str, Any], tune: bool = False) -> dict[str, Any]:
     """What rule tabulate knows of a study, or of the runs that choose its learning rate."""
     study = Study.model_validate(content)
     runs = runs_of(study)
-    chosen = [run for run in runs.values() if run.groups[0] == "tune"] if tune else study_runs(runs)
+    chosen = tune_runs(runs) if tune else study_runs(runs)
     return listed(study, chosen) | {"labels": study.labels}
 
 

@@ -96,7 +96,7 @@ def test_the_schema_file_agrees_with_the_code():
         ("[sft, profit, keep_low], rank", "[random], rank", "sweeps.lora_rank.methods: found random.*needs no pair"),
         ("[sft, profit, keep_low], epochs", "[random], epochs", "sweeps.epochs.methods: found random.*needs no pair"),
         ("method: sft, references", "method: vanilla, references", "overfitting.method: found vanilla.*that trains"),
-        ("  method: sft\n", "  method: random\n", "tune.method: found random.*needs no pair"),
+        ("  methods: [sft]\n", "  methods: [random]\n", "tune.methods: found random.*needs no pair"),
         ("objective: dft, seeds: 5", "objective: dft, seeds: 0", "methods.dft.seeds: found 0.*or equal to 1"),
         ("objective: dft, seeds: 5", "objective: dft, seeds: []", r"methods.dft.seeds: found \[\].*at least 1 item"),
         ("seeds: [101, 102, 103]", "seeds: []", r"tune.seeds: found \[\].*at least 1 item"),

@@ -15,7 +15,7 @@ from profit.files import InputError, canonical_json
 from profit.forkserver import prepare_environment
 from profit.lease import asks_for_gpus
 from profit.outputs import compared, figures_of, files_of, tables_of
-from profit.runs import benchmarks_of, listed, looked_at, runs_of, study_runs
+from profit.runs import benchmarks_of, listed, looked_at, runs_of, study_runs, tune_runs
 from profit.resources import resources_of
 from profit.settings import STORED_SCORES, copies_steps
 from profit.study import load_study
@@ -42,7 +42,7 @@ PROBLEMS = f"{DATA}/benchmarks/{{benchmark}}.json"
 ANNOTATIONS = f"{RESULTS}/annotations/{{world}}/{{data}}/{{annotator}}.parquet"
 MODEL = f"{RESULTS}/models/{{model}}"
 STUDY_RUNS = study_runs(RUNS)
-TUNE_RUNS = [run for run in RUNS.values() if run.groups[0] == "tune"]
+TUNE_RUNS = tune_runs(RUNS)
 OVERFIT_RUNS = [run for run in STUDY_RUNS if "overfitting" in run.groups]
 EVALUATED = {
     **study.benchmarks,

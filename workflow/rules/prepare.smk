@@ -20,7 +20,7 @@ if study.miniature:
         params:
             code=code("generate"),
             world=lambda wildcards: canonical_json(study.worlds[wildcards.world].model_dump()),
-            data=canonical_json(study.data.model_dump()),
+            data=lambda wildcards: canonical_json(study.data_of(wildcards.world).model_dump()),
             benchmarks=generated_benchmarks(),
             folder=subpath(output.references, parent=True),
         message:
