@@ -127,7 +127,7 @@ def third_of(part: Part, number: int) -> Part:
     seeds = part.by_seed.sort_index()
     size = len(seeds)
     bounds = [size * number // 3, size * (number + 1) // 3]
-    return of_seeds(part.name, seeds.iloc[slice(*bounds)], part.zero, part.sign)
+    return of_seeds(part.name, seeds.iloc[slice(*bounds)], part.zero, part.sign, part.unit)
 
 
 def remark(claim: Claim, parts: Sequence[Part], reason: str | None) -> str:
@@ -144,10 +144,10 @@ def remark(claim: Claim, parts: Sequence[Part], reason: str | None) -> str:
 
 
 def part_record(part: Part) -> dict[str, Any]:
-    """A part of a claim; `shown` is what a reader sees of its effect."""
+    """A part of a claim; `shown` is what a reader sees of its effect, in the claim's unit where `unit` is None."""
     ends = sorted(part.zero + part.sign * end for end in (part.effect.low, part.effect.high))
     shown = {"value": part.zero + part.sign * part.effect.mean, "low": ends[0], "high": ends[1]}
-    return {"name": part.name, **asdict(part.effect), "shown": shown}
+    return {"name": part.name, **asdict(part.effect), "shown": shown, "unit": part.unit}
 
 
 def collapsed(base: Base) -> list[str]:

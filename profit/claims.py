@@ -34,8 +34,8 @@ CLAIMS = (
         "Table 1",
         estimators.profit_over(lambda base: base.sft),
         f"{ON_AVERAGE}: ProFit - SFT",
-        "masks that keep as many tokens without looking at their probability; SFT in ProFit's update norm or at other "
-        "learning rates: a masked sum is also a smaller step",
+        "masks that keep as many tokens without looking at their probability; SFT in ProFit's update norm, at other "
+        "learning rates, or as far from the base as ProFit: a masked sum is also a smaller step",
         paper.lead("sft"),
         "table1_main",
         family=FIRST,

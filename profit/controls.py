@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from profit import estimators
+from profit import equal_drift, estimators
 from profit.estimators import EXTRAS, SEVERAL, Base, NotMeasured, Part, alike, compare, method, three
 
 # Masks and divisors beside ProFit's, by their settings.
@@ -61,11 +61,11 @@ def methods(base: Base) -> dict[str, pd.DataFrame]:
 
 
 def of_profit(base: Base) -> list[Part]:
-    """Each control against SFT, and ProFit against each control, on average."""
+    """Each control against SFT, and ProFit against each control, on average; ProFit against SFT at equal drift."""
     ours, other, parts = method(base, "profit"), base.sft, []
     for name, own in methods(base).items():
         parts += against(f"{name} - SFT", own, other) + against(f"ProFit - {name}", ours, own)
-    return parts
+    return parts + attempt(equal_drift.parts, base)
 
 
 def of_base(base: Base) -> list[Part]:

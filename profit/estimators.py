@@ -38,7 +38,8 @@ class NotMeasured(Exception):
 class Part:
     """An effect with its name; `by_seed`, the paired differences, where seeds are its unit.
 
-    A reader is shown zero + sign x effect: a ratio, say, where the effect is its distance to a margin.
+    A reader is shown zero + sign x effect: a ratio, say, where the effect is its distance to a margin. unit: of this
+    part, a key of verdict_table.UNITS, where it is not the claim's.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Part:
     by_seed: pd.Series | None = None
     zero: float = 0.0
     sign: int = 1
+    unit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -134,9 +136,9 @@ def difference(name: str, ours: pd.Series, other: pd.Series) -> Part:
     return of_seeds(name, both["ours"] - both["other"])
 
 
-def of_seeds(name: str, values: pd.Series, zero: float = 0.0, sign: int = 1) -> Part:
+def of_seeds(name: str, values: pd.Series, zero: float = 0.0, sign: int = 1, unit: str | None = None) -> Part:
     """The part that values indexed by seed make."""
-    return Part(name, effect(values.to_numpy()), values, zero, sign)
+    return Part(name, effect(values.to_numpy()), values, zero, sign, unit)
 
 
 def compare(name: str, ours: pd.DataFrame, other: pd.DataFrame, benchmark: str = "average") -> Part:

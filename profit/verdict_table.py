@@ -175,4 +175,4 @@ def found(row: Record) -> list[str]:
 
 def listed(parts: Sequence[dict[str, Any]], unit: str) -> str:
     """Parts with their intervals."""
-    return "; ".join(f"{part['name']} {shown(part, unit)}" for part in parts)
+    return "; ".join(f"{part['name']} {shown(part, part['unit'] or unit)}" for part in parts)
