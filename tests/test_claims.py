@@ -1,4 +1,4 @@
-"""Claims judged from tidy tables whose truth is known, on drawn studies, and on the shipped run."""
+"""Claims judged from tidy tables whose truth is known, and on the shipped run."""
 
 import json
 import math
@@ -454,51 +454,3 @@ def test_the_shipped_run(tmp_path):
     assert rows["profit_over_sft"]["published"] == "+4.5 points (5 bases, +0.3 to +10.9)"
     assert rows["profit_over_sft_each"]["published"].startswith("21 of 25 cells above SFT, least -1.9")
     assert "34.1 to 33.5" in rows["references_accuracy"]["published"]
-
-
-# Drawn studies. The seeds are those of the miniature: ten of SFT and ProFit, five of the others.
-SEEDS = planted.seeds_of(10, 5)
-RIGHT = {name: 0.05 for name in SEEDS if name.startswith("profit")}
-WRONG = {name: -0.05 for name in SEEDS if name.startswith("profit")}
-WRONG |= {"profit": -0.1, "sft_3ref": -0.05, "keep_low": 0.05}
-FIRST = ("profit_over_sft", "profit_over_three")
-
-
-def counts(effects, seeds=SEEDS, collapse=planted.COLLAPSE, studies=1000):
-    """In how many of the drawn studies each claim, and any of each family, is replicated."""
-    drawn = planted.draw(studies, seeds, effects, collapse)
-    words = pd.DataFrame([verdicts(planted.findings(drawn, i)) for i in range(studies)]) == "replicated"
-    families = {
-        "first": words[list(FIRST)].any(axis=1).sum(),
-        "rest": words.drop(columns=list(FIRST)).any(axis=1).sum(),
-    }
-    return words.sum().to_dict() | families
-
-
-@pytest.mark.parametrize(("others", "collapse"), [(5, planted.COLLAPSE), (10, planted.COLLAPSE), (5, 0.0)])
-def test_false_verdicts_are_rare(others, collapse):
-    """At most 64 of 1,000: 5 % and two standard errors."""
-    found = counts({}, planted.seeds_of(10, others), collapse)
-    assert found["first"] <= 64 and found["rest"] <= 64
-
-
-def test_a_true_claim_does_not_carry_a_false_one():
-    found = counts({"profit": 0.05, "sft_3ref": 0.05}, planted.seeds_of(10, 10))
-    assert found["profit_over_sft"] > 350 and found["profit_over_three"] <= 64 and found["keep_high"] <= 64
-
-
-@pytest.mark.parametrize("collapse", [planted.COLLAPSE, 0.0])
-def test_opposite_effects_are_never_replicated(collapse):
-    assert set(counts(WRONG, collapse=collapse).values()) == {0}
-
-
-def test_the_smallest_effect_is_found_where_no_run_collapses():
-    found = counts(RIGHT, collapse=0.0)
-    assert min(found[name] for name in FIRST) >= 800
-
-
-def test_collapsed_runs_take_twenty_five_seeds():
-    """One run in ten that loses half of its accuracy hides 5 points from ten seeds; twenty-five find them."""
-    found = counts(RIGHT, planted.seeds_of(25, 25))
-    assert min(found[name] for name in FIRST) >= 800
-    assert 350 <= counts(RIGHT, planted.seeds_of(10, 10))["profit_over_sft"] <= 500
