@@ -157,11 +157,11 @@ def listed(study: Study, runs: list[Run]) -> dict[str, Any]:
 
 def described(study: Study, model: str) -> dict[str, Any]:
     """A row of table models: whose base a model is, how long a miniature was pretrained, what references it meets."""
-    base = study.base_of(model)
-    row = {"base": base, "prompts": study.data.prompts}
+    base, name = study.base_of(model), study.world_of(model)
+    row = {"base": base, "prompts": study.data_of(name).prompts}
     if not study.miniature:
         return row | dict.fromkeys(("pretraining_steps", "world_seed", "wording_lean", "rare_in_references"))
-    world = study.worlds[study.world_of(model)]
+    world = study.worlds[name]
     row |= {"pretraining_steps": study.models[base].pretraining.steps, "world_seed": world.seed}
     return row | {key: getattr(world, key) for key in ("wording_lean", "rare_in_references")}
 
