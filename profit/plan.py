@@ -137,8 +137,9 @@ def job_seconds(study: Study, runs: Runs, rule: str, wildcards: dict[str, object
     """Predicted CPU seconds of a job of a miniature on the reference machine."""
     if rule not in COSTS:
         return 0.0
-    cost, work, data = COSTS[rule], 0.0, study.data
+    cost, work = COSTS[rule], 0.0
     model = str(wildcards["model"]) if "model" in wildcards else None
+    data = study.data_of(study.world_of(model)) if model else study.data
     pretraining = study.models[study.base_of(model)].pretraining if model else Pretraining()
     if "seed" in wildcards:
         run = runs[str(wildcards["model"]), str(wildcards["method"]), int(str(wildcards["seed"]))]
