@@ -3,8 +3,8 @@
 An average over benchmarks of unequal size is a mean over questions each of which counts by the size of its benchmark,
 so it is split into seeds and questions like any other (profit.power). The level is that of Holm's first step in a
 family of two. One row a model, claim and effect: the seeds that find it on these questions, the questions on these
-seeds, and the seeds if runs collapsed, each with probability COLLAPSE, and lost half of their accuracy (as normal
-noise of that variance; tests/planted.py draws such studies, which need a few more).
+seeds, and the seeds if runs, or seeds with the runs of all methods, collapsed with probability COLLAPSE, and lost half
+of their accuracy (as normal noise of that variance; tests/planted.py draws such studies, which need a few more).
 
 No command: used by `profit.claims`.
 """
@@ -44,9 +44,10 @@ def study_power(base: Base) -> list[dict[str, Any]]:
         row["least_effect"] = power.least_effect(found, seeds, questions, STEP)
         fallen = with_collapses(found, *(runs.loc[runs["benchmark"] == "average", "accuracy"].mean() for runs in pair))
         for effect in EFFECTS:
-            left = effect * (1 - COLLAPSE / 2)
+            left, halved = effect * (1 - COLLAPSE / 2), with_collapsed_seeds(found, effect)
             needed = {
                 "seeds_if_collapsed": power.seeds_needed(fallen, left, questions, STEP),
+                "seeds_if_seeds_collapsed": power.seeds_needed(halved, left, questions, STEP),
                 "seeds_needed": power.seeds_needed(found, effect, questions, STEP),
                 "questions_needed": power.questions_needed(found, effect, seeds, STEP),
             }
@@ -58,6 +59,13 @@ def with_collapses(found: power.Variances, *accuracies: float) -> power.Variance
     """The variances if a run of either method lost half of its accuracy with probability COLLAPSE."""
     added = COLLAPSE * (1 - COLLAPSE) * sum((accuracy / 2) ** 2 for accuracy in accuracies)
     return replace(found, seed=found.seed + added)
+
+
+def with_collapsed_seeds(found: power.Variances, effect: float) -> power.Variances:
+    """The variances if with probability COLLAPSE a seed halved the accuracies, and so the difference, of both."""
+    square = 1 - COLLAPSE * 3 / 4
+    added = COLLAPSE * (1 - COLLAPSE) * (effect / 2) ** 2
+    return power.Variances(found.seed * square + added, found.question * square, found.rest * square)
 
 
 def contributions(base: Base, ours: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
@@ -84,7 +92,8 @@ def asked(questions: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 
 def power_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Table power, with its columns even if it has no row."""
-    sizes = ["seeds", "questions", "seeds_needed", "questions_needed", "seeds_if_collapsed"]
+    sizes = ["seeds", "questions", "seeds_needed", "questions_needed"]
+    sizes += ["seeds_if_collapsed", "seeds_if_seeds_collapsed"]
     numbers = ["level", "variance_seed", "variance_question", "variance_rest", "least_effect", "effect"]
     columns = ["model", "claim", *sizes[:2], *numbers, *sizes[2:]]
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(sizes, "Int64") | dict.fromkeys(numbers, float))

@@ -32,6 +32,7 @@ RULE = (
 
 
 COLLAPSES = "where one run in ten loses half of its accuracy"
+SEEDS_COLLAPSE = "where one seed in ten does, in all methods"
 
 
 def whole(content: dict[str, Any]) -> str:
@@ -128,7 +129,8 @@ def power_lines(content: dict[str, Any]) -> list[str]:
         )
         lines += [f"* {needed(row)}" for row in own]
         most = own[-1]
-        lines += [f"* {100 * most['effect']:g} points {COLLAPSES}: {seeds(most['seeds_if_collapsed'])}", ""]
+        both = seeds(most["seeds_if_collapsed"]), seeds(most["seeds_if_seeds_collapsed"])
+        lines += [f"* {100 * most['effect']:g} points {COLLAPSES}: {both[0]}; {SEEDS_COLLAPSE}: {both[1]}", ""]
     if not content["power"]:
         lines += ["Unknown: it needs table questions, and two seeds of ProFit and SFT.", ""]
     fallen = [f"{base}/{run}" for base, runs in content["collapsed"].items() for run in runs]

@@ -12,11 +12,11 @@ import pytest
 from scipy import stats
 
 from profit import claims, estimators, verdict_table
-from profit.claim_power import contributions
+from profit.claim_power import COLLAPSE, contributions, with_collapsed_seeds
 from profit.claim_tables import load_bases
 from profit.estimators import NotMeasured, method
 from profit.files import InputError
-from profit.power import split
+from profit.power import Variances, split
 from profit.verdicts import Effect, Finding, effect, verdicts
 
 ROOT = Path(__file__).parents[1]
@@ -329,9 +329,19 @@ def test_power_splits_the_differences_of_questions(study, judged):
     assert [row[f"variance_{key}"] for key in ("seed", "question", "rest")] == pytest.approx(
         [found.seed, found.question, found.rest], abs=1e-12
     )
-    assert row["seeds_if_collapsed"] > row["seeds_needed"]
+    assert row["seeds_if_collapsed"] > row["seeds_if_seeds_collapsed"] >= row["seeds_needed"]
     table = pd.read_parquet(judged[1] / "power.parquet")
     assert len(table) == len(judged[0]["power"]) == 8 and set(table["study"]) == {planted.STUDY}
+
+
+def test_a_collapsed_seed_halves_what_its_questions_show():
+    rng = np.random.default_rng(0)
+    halved = rng.random((200_000, 1)) < COLLAPSE
+    values = 0.05 + rng.normal(0, 0.03, (200_000, 1)) + rng.normal(0, 0.3, (200_000, 5))
+    found = np.where(halved, values / 2, values).mean(axis=1)
+    left = with_collapsed_seeds(Variances(0.03**2, 0.0, 0.3**2), 0.05)
+    assert found.var() == pytest.approx(left.of_mean(1, 5), rel=0.02)
+    assert found.mean() == pytest.approx(0.05 * (1 - COLLAPSE / 2), rel=0.02)
 
 
 def test_benchmarks_of_unequal_size_count_equally_in_power(study, tmp_path):
