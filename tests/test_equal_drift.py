@@ -1,4 +1,4 @@
-"""ProFit beside SFT at equal drift: by hand, on planted curves, and what is left out or lacking."""
+"""ProFit beside SFT at equal drift: by hand, on planted curves, what is left out or lacking, and its figure."""
 
 import json
 from pathlib import Path
@@ -13,6 +13,8 @@ from profit import claims, controls, equal_drift
 from profit.claim_tables import load_bases
 from profit.equal_drift import read_off
 from profit.estimators import NotMeasured
+from profit.figures import drift as drift_figure
+from profit.figures import style
 
 PUBLISHED = Path(__file__).parents[1] / "results/published"
 SEEDS = range(5)
@@ -225,3 +227,49 @@ def test_it_stands_beside_the_first_claim(study, tmp_path):
     bare = {name: rows for name, rows in tables.items() if name != "drift"}
     names = [part.name for part in controls.of_profit(base_of(tmp_path / "bare", bare))]
     assert names and not any("drift" in name for name in names)
+
+
+def pictured(folder, tables):
+    """The axes of the figure, the handle and data of each of its lines by name, and the words of the footnote."""
+    runs = tables["runs"].assign(paired_with="profit", share=np.nan)
+    figure = drift_figure.draw(planted.write_tables(folder, {**tables, "runs": runs}), PUBLISHED)
+    (axes,) = figure.axes
+    return axes, {line.get_label(): line for line in axes.lines}, figure.get_supxlabel()
+
+
+def test_the_figure_has_a_point_a_method_and_three_lines(study, tmp_path):
+    values = HAND | {"sft": {seed: (0.1 + 0.01 * (seed - 2), 0.4 + 0.02 * (seed - 2)) for seed in SEEDS}}
+    del values["sft_3ref"]
+    axes, lines, said = pictured(tmp_path, made(study, values))
+    names = {
+        "Vanilla": "vanilla", "SFT": "sft", "SFT at 0.0001": "sft_slow", "SFT at 0.001": "sft_fast",
+        "SFT (update norm of ProFit)": "sft_matched", "SFT, stopped at 0.5": "sft_early",
+        "SFT, mixed 0.5": "sft_mixed", "Random mask": "random", "ProFit": "profit",
+    }  # fmt: skip
+    shown = {name: line for name, line in lines.items() if not name.startswith("_")}
+    assert set(shown) == set(names)
+    for name, method in names.items():
+        place, accuracy = HAND[method]
+        found = np.ravel([shown[name].get_xdata(), shown[name].get_ydata()])
+        assert found == pytest.approx([place or 0, 100 * accuracy])
+    looks = {(line.get_color(), line.get_marker(), line.get_fillstyle()) for line in shown.values()}
+    assert len(looks) == len(shown)
+    ways = [line.get_xdata() for line in axes.lines if len(line.get_xdata()) > 1]
+    assert np.array(sorted(map(tuple, ways))) == pytest.approx(
+        np.array([(0, place, 0.1) for place in (0.02, 0.04, 0.05)])
+    )
+    # SFT's intervals over its five seeds, both ways.
+    half = stats.t.ppf(0.975, 4) * np.std([-2, -1, 0, 1, 2], ddof=1) / 5**0.5
+    ends = [segment for bars in axes.collections for segment in bars.get_segments()]
+    for expected in ([[0.1 - 0.01 * half, 40], [0.1 + 0.01 * half, 40]], [[0.1, 40 - 2 * half], [0.1, 40 + 2 * half]]):
+        assert any(np.allclose(segment, expected) for segment in ends)
+    for words in ("lower learning rates", "stopped early", "mixed", "5 seeds, bars: 95 % t interval"):
+        assert words in " ".join(said.split())
+
+
+def test_the_figure_without_paths_or_base(study, tmp_path):
+    axes, lines, said = pictured(tmp_path, made(study, {name: HAND[name] for name in ("sft", "profit")}))
+    assert set(lines) == {"SFT", "ProFit"} and "Lines" not in said
+    assert [style.colour(kind) for kind in ("sft", "profit")] == [
+        lines[name].get_color() for name in ("SFT", "ProFit")
+    ]

@@ -1,0 +1,100 @@
+"""Accuracy against drift from the base: every method beside the paths that SFT takes from the base (equal_drift).
+
+python -m profit.draw --figure drift …
+"""
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+
+from profit.equal_drift import DRIFT, paths, with_drift
+from profit.figures import style, tables
+
+# How the footnote calls the line of each path, in the order of style.DASHES.
+LINES = {
+    "learning rate": "solid, at lower learning rates",
+    "stopping": "dashed, stopped early",
+    "mixing": "dotted, mixed with the base's weights",
+}
+# Of the first, second and further methods of a kind, which share its colour and marker.
+FILLS = ("full", "none", "top", "left")
+
+
+def draw(folder: Path, published: Path) -> Figure:
+    """Draw from tables drift, runs, evaluations and main; the paper measures no drift."""
+    accuracies = tables.load_accuracies(folder)
+    final = accuracies[(accuracies["checkpoint"] == "final") & (accuracies["benchmark"] == "average")]
+    measured = with_drift(final, tables.load(folder, "drift", [*tables.RUN_KEYS, "part", DRIFT]))
+    base = final[final["kind"] == "vanilla"].assign(**{DRIFT: 0.0})
+    counts: list[int] = []
+    taken: dict[str, None] = {}
+
+    def block(figure: Figure | SubFigure, model: str) -> None:
+        every, moved, start = (rows[rows["model"] == model] for rows in (final, measured, base))
+        sft = tables.first_methods(every[every["kind"] == "sft"], ["kind"])
+        points = means(pd.concat([tables.first_methods(start, ["kind"]), moved]))
+        axes = figure.subplots()
+        for name, members in paths(moved, sft).items() if len(sft) else ():
+            ends = [*start["method"].unique()[:1], *sft["method"].unique()]
+            dashes = style.DASHES[list(LINES).index(name)]
+            draw_path(axes, points[points["method"].isin([*members, *ends])], dashes)
+            taken[name] = None
+        draw_points(axes, points, sft)
+        counts.extend(points["seeds"])
+        axes.set_xlabel("drift from the base (nats a token)")
+        axes.set_ylabel("average accuracy (%)")
+        figure.legend(loc="outside upper left", ncols=2, handlelength=1.0, columnspacing=1.0, labelspacing=0.25)
+
+    models = tables.models(measured)
+    figure = style.stack(models, style.COLUMN, 2.7, block, named=final["model"].nunique() > 1)
+    said = "; ".join(words for name, words in LINES.items() if name in taken)
+    style.footnote(
+        figure,
+        "Drift: KL(base || run) over the held references." + (f" Lines from vanilla to SFT: {said}." if said else ""),
+        f"{style.seeds_note(counts).capitalize()}.",
+    )
+    return figure
+
+
+def means(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row a method, in the order of legends: its settings, mean drift `x` and accuracy `y`, their intervals."""
+    first = runs.drop_duplicates("method").set_index("method", drop=False)
+    for axis, column in (("x", DRIFT), ("y", "accuracy")):
+        found = tables.over_seeds(runs, ["method"], column).set_index("method")
+        first = first.assign(**{axis: found["mean"], f"{axis}_low": found["low"], f"{axis}_high": found["high"]})
+    first = first.assign(seeds=found["seeds"])
+    return first.sort_values("kind", key=lambda kinds: kinds.map(tables.order), kind="stable")
+
+
+def draw_path(axes: Axes, points: pd.DataFrame, dashes: object) -> None:
+    """The line through the base, the members of a path and SFT, in the colour of its first member that is not SFT."""
+    points = points.sort_values("x")
+    kinds = points.loc[~points["kind"].isin(["vanilla", "sft"]), "kind"].tolist()
+    axes.plot(points["x"], points["y"], linestyle=dashes, color=style.colour((kinds or ["sft"])[0]), zorder=1.5)
+
+
+def draw_points(axes: Axes, points: pd.DataFrame, sft: pd.DataFrame) -> None:
+    """A marker a method, with its intervals over seeds both ways."""
+    names: set[str] = set()
+    kinds: dict[str, int] = {}
+    for _, row in points.iterrows():
+        place = kinds[row["kind"]] = kinds.get(row["kind"], -1) + 1
+        name = label(row, sft)
+        name = str(row["method"]).replace("_", " ") if name in names else name
+        names.add(name)
+        colour = style.colour(row["kind"])
+        look = {"color": colour, "fillstyle": FILLS[place % len(FILLS)], "markerfacecoloralt": "white"}
+        look |= {"markersize": 4.5, "markeredgewidth": 1.2}
+        axes.plot(row["x"], row["y"], style.marker(row["kind"]), label=name, **look)
+        if row["seeds"] > 1:
+            axes.hlines(row["y"], row["x_low"], row["x_high"], color=colour, linewidth=0.6)
+            axes.vlines(row["x"], row["y_low"], row["y_high"], color=colour, linewidth=0.6)
+
+
+def label(row: pd.Series, sft: pd.DataFrame) -> str:
+    """Name of a method as printed, with its learning rate where it is SFT at another one than the first."""
+    if row["kind"] == "sft" and row["learning_rate"] != sft["learning_rate"].iloc[0]:
+        return f"SFT at {row['learning_rate']:g}"
+    return style.label(row)
