@@ -1,5 +1,8 @@
 # The whole study: `snakemake --cores all`, or another one with `--configfile workflow/studies/smoke.yaml`.
-# Targets: all (default), figures (the shipped results, no training), tune (choice of the learning rate), report.
+# Targets: all (default), audit and phase (the studies of these names), figures (the shipped results, no training),
+# tune (choice of learning rates), report.
+import sys
+
 from snakemake.utils import min_version
 
 min_version("9.25")
@@ -7,8 +10,9 @@ min_version("9.25")
 
 # --configfile would otherwise be merged into the default study.
 if not workflow.configfiles:
+    STUDY = next((name for name in ("audit", "phase") if name in sys.argv), "miniature")
 
-    configfile: f"{workflow.basedir}/workflow/studies/miniature.yaml"
+    configfile: f"{workflow.basedir}/workflow/studies/{STUDY}.yaml"
 
 
 report: "workflow/report/workflow.rst"
@@ -29,8 +33,18 @@ rule all:
     input:
         FIGURES,
         expand(f"{RESULTS}/tables/{{file}}", file=files_of([*TABLES, "claims", "power"])),
+        TUNE_TABLE,
         f"{RESULTS}/tables/claims.md",
         f"{RESULTS}/report.html",
+
+
+if study.name in ("audit", "phase"):
+
+    rule:
+        name:
+            study.name
+        input:
+            rules.all.input,
 
 
 include: "workflow/rules/prepare.smk"

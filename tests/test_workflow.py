@@ -128,6 +128,14 @@ def test_the_default_is_the_miniature_and_its_configuration_alone(tmp_path):
     assert "results/miniature/report.html" in text and "smoke" not in text
 
 
+@pytest.mark.parametrize("name", ["audit", "phase"])
+def test_a_target_may_name_its_study(tmp_path, name):
+    copy_repository(tmp_path)
+    text = snakemake(tmp_path, "-n", name)
+    assert f"results/{name}/report.html" in text and "results/miniature" not in text
+    assert "MissingRuleException" in snakemake(tmp_path, "-n", name, "--configfile", SMOKE, check=False)
+
+
 def test_one_study_does_not_leak_into_another(tmp_path):
     copy_repository(tmp_path)
     found = {re.split("[/,]", job)[1] for job in pending(tmp_path)["Train"]}
@@ -215,7 +223,7 @@ def test_the_smoke_study_makes_everything(finished):
     for path in ("report.html", "tables/main.csv", "tables/table1_main.md", "benchmarks/account.json"):
         assert (finished / "results/smoke" / path).stat().st_size > 100, path
     figures = sorted(path.name for path in (finished / "figures/smoke").iterdir())
-    assert len(figures) == 18 and figures[0] == "fig11_coloured.pdf"
+    assert len(figures) == 20 and figures[0] == "fig11_coloured.pdf"
     main = pd.read_csv(finished / "results/smoke/tables/main.csv")
     assert set(main["method"]) == {"vanilla", "sft", "profit", "random", "iw_sft", "excess", "asft"}
     assert "Figure 4 of the paper" in (finished / "results/smoke/report.html").read_text()
