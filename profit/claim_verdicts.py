@@ -66,6 +66,7 @@ def judge(claims: Sequence[Claim], base: Base, numbers: Paper) -> list[dict[str,
     for claim in claims:
         measured = claim.id in parts
         own, verdict = parts.get(claim.id, []), words.get(claim.id, "not measured")
+        text, value = claim.published(numbers, base.model)
         records.append(
             {
                 "id": claim.id,
@@ -79,7 +80,8 @@ def judge(claims: Sequence[Claim], base: Base, numbers: Paper) -> list[dict[str,
                 "counted": claim.counted,
                 "smallest": claim.smallest,
                 "reason": claim.reason,
-                "published": claim.published(numbers, base.model),
+                "published": text,
+                "published_value": value,
                 "figure": claim.figure,
                 "parts": [part_record(part) for part in own],
                 "p": found[claim.id].p if measured else None,
@@ -147,7 +149,7 @@ def part_record(part: Part) -> dict[str, Any]:
     """A part of a claim; `shown` is what a reader sees of its effect, in the claim's unit where `unit` is None."""
     ends = sorted(part.zero + part.sign * end for end in (part.effect.low, part.effect.high))
     shown = {"value": part.zero + part.sign * part.effect.mean, "low": ends[0], "high": ends[1]}
-    return {"name": part.name, **asdict(part.effect), "shown": shown, "unit": part.unit}
+    return {"name": part.name, **asdict(part.effect), "zero": part.zero, "shown": shown, "unit": part.unit}
 
 
 def collapsed(base: Base) -> list[str]:
@@ -168,19 +170,24 @@ def over_all(claims: Sequence[Claim], records: Sequence[dict[str, Any]]) -> dict
     return found
 
 
-def claim_rows(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Table claims: one row a model, claim and part; a claim that was not measured has one without numbers."""
-    keys = ["id", "family", "unit", "smallest", "adjusted", "verdict", "published", "figure"]
-    numbers = ["mean", "low", "high", "p", "upper", "seeds"]
+def claim_rows(records: Sequence[dict[str, Any]], over_bases: Mapping[str, str]) -> pd.DataFrame:
+    """Table claims: one row a model, claim and part; a claim that was not measured has one without numbers.
+
+    mean is the effect: the distance to `zero` of what a reader of claims.md is shown; over_bases as `over_all` has it.
+    """
+    keys = ["id", "sentence", "family", "unit", "counted", "smallest", "adjusted", "verdict"]
+    keys += ["published", "published_value", "figure"]
+    numbers = ["zero", "mean", "low", "high", "p", "upper", "seeds"]
     rows = [
         {
             "model": row["base"],
             **{key: row[key] for key in keys},
+            "over_bases": over_bases[row["id"]],
             "part": part["name"],
             **{n: part[n] for n in numbers},
         }
         for row in records
         for part in row["parts"] or [dict.fromkeys(["name", *numbers])]
     ]
-    kinds = {"adjusted": float, **dict.fromkeys(numbers[:-1], float), "seeds": "Int64"}
+    kinds = {"adjusted": float, "published_value": float, **dict.fromkeys(numbers[:-1], float), "seeds": "Int64"}
     return pd.DataFrame(rows).rename(columns={"id": "claim"}).astype(kinds)

@@ -322,7 +322,7 @@ def main(argv: list[str] | None = None) -> None:
             "power": rows,
             "collapsed": fallen,
         }
-        for name, frame in {"claims": claim_rows(records), "power": power_table(rows)}.items():
+        for name, frame in {"claims": claim_rows(records, content["over_bases"]), "power": power_table(rows)}.items():
             frame = frame.assign(study=study)
             frame = frame[["study", *frame.columns.drop("study")]]
             write_csv(args.output_folder / f"{name}.csv", frame)

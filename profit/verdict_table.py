@@ -88,10 +88,15 @@ def ours(row: Record) -> str:
         return ""
     if row["unit"] == "exceptions":
         return f"{round(-parts[0]['mean'] * parts[0]['seeds'])} of {parts[0]['seeds']} tokens break it"
+    part = weakest(parts)
+    text = shown(part, row["unit"])
+    return text if len(parts) == 1 else f"{part['name']}: {text} (weakest of {len(parts)})"
+
+
+def weakest(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The part that is furthest from being shown: of the largest p, where one has none of the smallest effect."""
     known = all(part["p"] == part["p"] for part in parts)
-    weakest = max(parts, key=lambda part: (part["p"], -part["mean"]) if known else -part["mean"])
-    text = shown(weakest, row["unit"])
-    return text if len(parts) == 1 else f"{weakest['name']}: {text} (weakest of {len(parts)})"
+    return max(parts, key=lambda part: (part["p"], -part["mean"]) if known else -part["mean"])
 
 
 def shown(part: dict[str, Any], unit: str) -> str:

@@ -189,6 +189,25 @@ def test_verdicts_follow_from_the_tidy_table(judged):
     assert verdicts(found) == measured.groupby("claim")["verdict"].first().to_dict()
     assert set(table.loc[table["mean"].isna(), "verdict"]) == {"not measured"}
     assert set(table["claim"]) == set(by_id(content))
+    effects = pd.DataFrame(
+        [part["shown"] for row in content["claims"] for part in row["parts"]], index=measured.index
+    )  # of the same order
+    signs = (effects["value"] - measured["zero"]) / measured["mean"]
+    assert signs[measured["mean"] != 0].abs().to_numpy() == pytest.approx(1)
+    assert (measured.loc[measured["claim"] == "cost", "zero"] == estimators.RATIO).all()
+    assert table.set_index("claim")["over_bases"].to_dict() == content["over_bases"]
+
+
+def test_the_paper_s_number_stands_in_the_table_where_it_is_the_effect_of_the_claim(judged):
+    table = pd.read_parquet(judged[1] / "claims.parquet").drop_duplicates("claim").set_index("claim")
+    found = table["published_value"].dropna().to_dict()
+    assert found == pytest.approx(
+        {"profit_over_sft": 0.045, "profit_over_sft_each": -0.019, "profit_over_entropy": 0.046,
+         "profit_over_dft": 0.024, "profit_over_base": 0.099, "general_tasks": 0.022, "core_more_probable": 0.283},
+        abs=0.0005,
+    )  # fmt: skip
+    for name in found:
+        assert f"{100 * found[name]:+.1f}" in table.loc[name, "published"] or name == "core_more_probable"
 
 
 def test_the_table_for_a_person(judged):
