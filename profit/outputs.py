@@ -22,12 +22,13 @@ def tables_of(study: Study) -> list[str]:
     """The tidy tables of a study."""
     analysis = study.analysis
     labels = ["densities", "correlation", "threshold_loss", "coloured", "prompts"] if analysis.annotators else []
+    world = ["world"] if "truth" in analysis.annotators else []
     overfit = ["overfit"] if study.sweeps.overfitting else []
     agreement = ["agreement"] if compared(study.analysis.annotators) else []
     theorem = ["theorem", "gradients", "gradient_prompts"] if analysis.gradients else []
     tokens = [name for name in ("account", "drift") if getattr(analysis, name)]
     always = ["runs", "models", "evaluations", "questions", "steps", "main", "published"]
-    return [*always, *overfit, *labels, *agreement, *theorem, *tokens]
+    return [*always, *world, *overfit, *labels, *agreement, *theorem, *tokens]
 
 
 def files_of(tables: list[str]) -> list[str]:

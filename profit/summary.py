@@ -33,6 +33,8 @@ def whole(name: str, tables: dict[str, pd.DataFrame]) -> str:
         note = " (descriptive)" if seeds.max() == 1 else ""
         span = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()}-{seeds.max()}"
         lines.append(f"| {group} | {len(own)} | {span}{note} |")
+    if "world" in tables:
+        lines += ["", "## World", "", *world_lines(tables["world"])]
     lines += ["", "## Main comparison", "", main_tables(tables["main"])]
     if "correlation" in tables:
         lines += ["## Probability and importance", "", *correlation_lines(tables["correlation"]), ""]
@@ -40,6 +42,21 @@ def whole(name: str, tables: dict[str, pd.DataFrame]) -> str:
         lines += [agreement_line(tables["agreement"]), ""]
     lines += ["## The paper's numbers beside ours", "", published_numbers(tables["published"])]
     return "\n".join(lines)
+
+
+def world_lines(world: pd.DataFrame) -> list[str]:
+    """How many of the rules of its world hold for each base, and which do not."""
+    lines = ["Rules that a world is set by (`profit/world_rules.py`), of the base alone; numbers: table `world`.", ""]
+    for model, own in world.groupby("model", sort=False):
+        broken = "; ".join(map(broken_rule, own[~own["holds"]].to_dict("records")))
+        lines.append(f"* {model}: {own['holds'].sum()} of {len(own)} hold{f', not {broken}' if broken else ''}.")
+    return lines
+
+
+def broken_rule(row: dict[str, Any]) -> str:
+    """A rule that does not hold, with what was found and what it allows."""
+    limits = f"at least {row['low']:g}" if pd.isna(row["high"]) else f"{row['low']:g} to {row['high']:g}"
+    return f"{row['rule']}: {row['found']:.3g} (rule: {limits})"
 
 
 def main_tables(main: pd.DataFrame) -> str:

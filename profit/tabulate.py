@@ -30,12 +30,13 @@ from profit.outputs import WITHOUT_CSV, compared
 from profit.runs import listed, runs_of, study_runs, tune_runs, tuned_method
 from profit.statistics import mean_interval, paired_difference
 from profit.study import load_study
+from profit.world_rules import world_table
 
 log = logging.getLogger(__name__)
 
 LEARNT = "same_length"
 OPTIONAL = (
-    "overfit", "correlation", "threshold_loss", "densities", "prompts", "coloured", "agreement", "theorem",
+    "world", "overfit", "correlation", "threshold_loss", "densities", "prompts", "coloured", "agreement", "theorem",
     "gradients", "gradient_prompts", "account", "drift",
 )  # fmt: skip
 # Too long for people to read.
@@ -102,6 +103,8 @@ def tabulate(results: Path, paper: Path, study: dict[str, Any]) -> dict[str, pd.
         tables["coloured"] = coloured.typical_answer(
             results, {model: study["worlds"][model] for model in models}, annotators[0]
         )
+    if "truth" in annotators:
+        tables["world"] = world_table(tables)
     if pair := compared(annotators):
         path = results / "agreement" / f"{study['worlds'][models[0]]}.json"
         tables["agreement"] = gather_tokens.gather_agreement(path, pair, worlds[models[0]])

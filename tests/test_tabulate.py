@@ -179,6 +179,7 @@ def test_every_table_is_written_twice_and_equal(whole: tuple[Path, dict[str, Any
     names = {
         "runs",
         "models",
+        "world",
         "evaluations",
         "steps",
         "overfit",
