@@ -7,7 +7,7 @@ from profit.study import Study
 
 FIGURES = [
     "table1_main", "kept_share", "fig2_multi_reference", "fig3_probability", "fig4_threshold", "fig5_lora_rank",
-    "fig6_epochs", "fig11_coloured", "gradient_share",
+    "fig6_epochs", "fig11_coloured", "gradient_share", "drift",
 ]  # fmt: skip
 # Tables of many rows, for programs alone.
 WITHOUT_CSV = ("questions", "prompts", "account", "gradient_prompts")
@@ -49,5 +49,6 @@ def figures_of(study: Study) -> list[str]:
         "fig6_epochs": sweeps.epochs,
         "fig11_coloured": labels,
         "gradient_share": study.analysis.gradients,
+        "drift": study.analysis.drift,
     }
     return [name for name in FIGURES if drawn.get(name, True)]

@@ -49,7 +49,7 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tables of a study with the paper's models, tables and sweeps, of some models alone."""
     study = made.paper_study(2, MODELS)
     judge = {"model": "judge", "base_url": "https://example.org/v1"}
-    study["analysis"] = {"annotators": ["agreement", "llm"], "judge": judge, "gradients": {}}
+    study["analysis"] = {"annotators": ["agreement", "llm"], "judge": judge, "gradients": {}, "drift": ["sft", "profit"]}
     return tabulated(tmp_path_factory.mktemp("paper"), study, questions=4)
 
 
@@ -57,7 +57,7 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same at one seed without labels, without vanilla, and with SFT alone on most models."""
     study = made.paper_study(1, MODELS[:2])
-    study["analysis"] = {"annotators": [], "gradients": {}}
+    study["analysis"] = {"annotators": [], "gradients": {}, "drift": ["sft", "profit"]}
     study["tables"] = {"general": {"benchmarks": made.GENERAL}, "table1": {"benchmarks": made.REASONING}}
     del study["methods"]["vanilla"]
     for name in ("entropy", "dft", "profit", "profit_0.5", "keep_low"):

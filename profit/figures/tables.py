@@ -33,7 +33,7 @@ CHANGES = ["redraw", "keep", "match", "stop", "mix", "paired_with"]
 # In the order of legends and table rows.
 KINDS = ("vanilla", "sft", "sft_matched", "sft_stopped", "sft_mixed", "sft_multi", "entropy", "dft", "random",
          "random_fixed", "truth_core", "truth_replaceable", "keep_low", "profit", "profit_fixed")  # fmt: skip
-# Those that the paper has not: controls, which stand in table 1 alone.
+# Those that the paper has not: controls, which stand in table 1 and in figure drift alone.
 CONTROLS = ("sft_matched", "sft_stopped", "sft_mixed", "random_fixed", "truth_core", "truth_replaceable",
             "profit_fixed")  # fmt: skip
 THRESHOLDS = ("profit", "keep_low")

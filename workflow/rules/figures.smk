@@ -124,7 +124,7 @@ rule figures:
     input:
         expand(
             "figures/reference/{figure}.{kind}",
-            figure=outputs.FIGURES,
+            figure=figures_of(load_study(f"{ROOT}workflow/studies/miniature.yaml")),
             kind=["pdf", "png"],
         ),
     message:
