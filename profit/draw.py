@@ -24,6 +24,7 @@ FIGURES = {
     "table1_main": "the main comparison",
     "kept_share": "share of tokens kept over training",
     "gradient_share": "share of the gradient by probability",
+    "phase": "where ProFit beats SFT: skill, references, learning rate",
     "drift": "accuracy by drift from the base",
 }
 

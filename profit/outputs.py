@@ -3,11 +3,13 @@
 No command: used by the rules and by profit.plan. Imports nothing heavy.
 """
 
+from profit.runs import mapped
 from profit.study import Study
 
 FIGURES = [
     "table1_main", "kept_share", "fig2_multi_reference", "fig3_probability", "fig4_threshold", "fig5_lora_rank",
     "fig6_epochs", "fig11_coloured", "gradient_share", "drift",
+    "phase",
 ]  # fmt: skip
 # Tables of many rows, for programs alone.
 WITHOUT_CSV = ("questions", "prompts", "account", "gradient_prompts")
@@ -24,11 +26,12 @@ def tables_of(study: Study) -> list[str]:
     labels = ["densities", "correlation", "threshold_loss", "coloured", "prompts"] if analysis.annotators else []
     world = ["world"] if "truth" in analysis.annotators else []
     overfit = ["overfit"] if study.sweeps.overfitting else []
+    phase = ["phase"] if mapped(study) else []
     agreement = ["agreement"] if compared(study.analysis.annotators) else []
     theorem = ["theorem", "gradients", "gradient_prompts"] if analysis.gradients else []
     tokens = [name for name in ("account", "drift") if getattr(analysis, name)]
     always = ["runs", "models", "evaluations", "questions", "steps", "main", "published"]
-    return [*always, *world, *overfit, *labels, *agreement, *theorem, *tokens]
+    return [*always, *world, *overfit, *labels, *agreement, *theorem, *tokens, *phase]
 
 
 def files_of(tables: list[str]) -> list[str]:
@@ -49,6 +52,7 @@ def figures_of(study: Study) -> list[str]:
         "fig6_epochs": sweeps.epochs,
         "fig11_coloured": labels,
         "gradient_share": study.analysis.gradients,
+        "phase": mapped(study),
         "drift": study.analysis.drift,
     }
     return [name for name in FIGURES if drawn.get(name, True)]

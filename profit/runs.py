@@ -133,6 +133,7 @@ def listed(study: Study, runs: list[Run]) -> dict[str, Any]:
         "gradients": study.analysis.gradients is not None,
         "worlds": {model: study.world_of(model) for model in study.models},
         "models": {model: described(study, model) for model in study.models},
+        "phase": mapped(study),
         "tables": {
             name: {
                 "models": [model for model in study.models if model in (table.models or study.models)],
@@ -164,6 +165,15 @@ def described(study: Study, model: str) -> dict[str, Any]:
     world = study.worlds[name]
     row |= {"pretraining_steps": study.models[base].pretraining.steps, "world_seed": world.seed}
     return row | {key: getattr(world, key) for key in ("wording_lean", "rare_in_references")}
+
+
+def mapped(study: Study) -> bool:
+    """Whether there is a map of where a method beats SFT: a base meets references of several kinds."""
+    met: dict[str, set[tuple[float, float]]] = {}
+    for row in (described(study, model) for model in study.models):
+        met.setdefault(row["base"], set()).add((row["wording_lean"], row["rare_in_references"]))
+    objectives = {method.objective for method in study.methods.values()}
+    return max(map(len, met.values())) > 1 and "sft" in objectives and not objectives.isdisjoint({"profit", "truth"})
 
 
 def looked_at(study: Study, run: Run, what: str) -> bool:

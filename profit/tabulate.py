@@ -27,6 +27,7 @@ from profit.figures.tables import with_kinds
 from profit.files import InputError, atomic_path, write_csv, write_parquet
 from profit.gather import RUN
 from profit.outputs import WITHOUT_CSV, compared
+from profit.phase import phase_table
 from profit.runs import listed, runs_of, study_runs, tune_runs, tuned_method
 from profit.statistics import mean_interval, paired_difference
 from profit.study import load_study
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 LEARNT = "same_length"
 OPTIONAL = (
     "world", "overfit", "correlation", "threshold_loss", "densities", "prompts", "coloured", "agreement", "theorem",
-    "gradients", "gradient_prompts", "account", "drift",
+    "phase", "gradients", "gradient_prompts", "account", "drift",
 )  # fmt: skip
 # Too long for people to read.
 KEYS = ["table", "model", "method", "benchmark"]
@@ -113,6 +114,8 @@ def tabulate(results: Path, paper: Path, study: dict[str, Any]) -> dict[str, pd.
     for name, read in (("account", gather_tokens.gather_account), ("drift", gather_tokens.gather_drift)):
         if any(run.get(name) for run in runs):
             tables[name] = read(results, runs, worlds)
+    if study["phase"]:
+        tables["phase"] = phase_table(tables)
     tables["published"] = published.beside(tables, paper)
     named = {name: frame.assign(study=study["name"]) for name, frame in tables.items()}
     return {name: frame[["study", *frame.columns.drop("study")]] for name, frame in named.items()}

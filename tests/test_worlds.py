@@ -27,7 +27,11 @@ STUDY = {
     },
     "data": {"prompts": 6, "references": 3, "held": 1, "careful": 4},
     "training": {"epochs": 1, "batch_size": 2, "micro_batch_size": 2},
-    "methods": {"vanilla": {"objective": "none", "seeds": 1}, "sft": {"objective": "sft", "seeds": 1}},
+    "methods": {
+        "vanilla": {"objective": "none", "seeds": 1},
+        "sft": {"objective": "sft", "seeds": 1},
+        "profit": {"objective": "profit", "seeds": 1},
+    },
     "benchmarks": {"same_length": {"task": "mini_same_length", **ITEM}},
     "analysis": {"annotators": ["truth"], "resamples": 100, "bootstrap": 100},
 }
@@ -128,6 +132,16 @@ def test_a_base_in_another_world_is_the_same_base(finished):
     }
     pd.testing.assert_frame_equal(samples["mini"], samples["shifted"])
     assert not samples["mini"].equals(samples["other"])
+
+
+def test_a_base_in_two_worlds_makes_a_map(finished):
+    cells = pd.read_csv(finished[0] / "results" / "three_worlds" / "tables" / "phase.csv")
+    cells = cells[cells["benchmark"] == "average"]
+    assert cells[["model", "method", "wording_lean", "pretraining_steps"]].to_numpy().tolist() == [
+        ["mini", "profit", 0.3, 6], ["shifted", "profit", -0.5, 6]
+    ]  # fmt: skip
+    assert cells["core_low"].between(0, 1).all() and cells["replaceable_probability"].nunique() == 2
+    assert (finished[0] / "figures" / "three_worlds" / "phase.png").stat().st_size > 1000
 
 
 def test_a_result_of_another_world_is_refused(finished):
