@@ -19,7 +19,7 @@ from profit.figures.tables import RUN_KEYS
 from profit.files import InputError
 
 # Settings that older tables lack, and what they were there.
-DEFAULTS = {**EXTRAS, "keep": None, "redraw": "step"}
+DEFAULTS = {**EXTRAS, "keep": None, "redraw": "step", "share": None}
 RUN_COLUMNS = ["study", *tables.RUN_COLUMNS, "cpu_seconds", "wall_seconds", "peak_memory_mb", "labels", "world"]
 EVALUATION_COLUMNS = ["study", *RUN_KEYS, "checkpoint", "epoch", "benchmark", "questions", "samples", "accuracy"]
 QUESTION_COLUMNS = ["study", *RUN_KEYS, "benchmark", "question_id", "accuracy"]
@@ -30,6 +30,7 @@ OPTIONAL = {
     "prompts": ["study", "model", "annotator", "prompt_id", "label", "tokens", "probability_sum", "low"],
     "theorem": ["study", "model", "tokens", "violations", "undecided"],
     "gradient_prompts": ["study", "model", "prompt_id", "low", "high", "tokens", "share"],
+    "tune": ["study", "model", "tuned", "learning_rate", "chosen"],
 }
 
 
@@ -49,7 +50,10 @@ def load_bases(folder: Path, with_questions: bool = True) -> list[Base]:
     accuracies = shares(found, settings, main[firsts])
     general = shares(found[found["model"].isin(main.loc[~firsts, "model"])], settings, main[~firsts])
     others = {"runs": runs, "main": main}
-    others |= {name: load(folder, name, columns) for name, columns in OPTIONAL.items() if exists(folder, name)}
+    # Without a sweep of learning rates nothing was run at those that table tune chose.
+    swept = "learning_rate" in set(runs["group"])
+    wanted = {name: columns for name, columns in OPTIONAL.items() if name != "tune" or swept}
+    others |= {name: load(folder, name, columns) for name, columns in wanted.items() if exists(folder, name)}
     if with_questions:
         others["questions"] = load_questions(folder, accuracies)
     study = runs["study"].iloc[0]

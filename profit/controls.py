@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from profit import equal_drift, estimators
+from profit import equal_drift, estimators, own_rate
 from profit.estimators import EXTRAS, SEVERAL, Base, NotMeasured, Part, alike, compare, method, three
 
 # Masks and divisors beside ProFit's, by their settings.
@@ -61,11 +61,11 @@ def methods(base: Base) -> dict[str, pd.DataFrame]:
 
 
 def of_profit(base: Base) -> list[Part]:
-    """Each control against SFT, and ProFit against each control, on average; ProFit against SFT at equal drift."""
+    """Each control against SFT, and ProFit against each control; ProFit against SFT at equal drift and own rates."""
     ours, other, parts = method(base, "profit"), base.sft, []
     for name, own in methods(base).items():
         parts += against(f"{name} - SFT", own, other) + against(f"ProFit - {name}", ours, own)
-    return parts + attempt(equal_drift.parts, base)
+    return parts + attempt(equal_drift.parts, base) + own_rate.parts("ProFit", "SFT")(base)
 
 
 def of_base(base: Base) -> list[Part]:
@@ -82,9 +82,10 @@ def several(base: Base) -> dict[str, pd.DataFrame]:
 
 
 def of_three(base: Base) -> list[Part]:
-    """ProFit on one reference against the same."""
+    """ProFit on one reference against the same, and against three at own rates."""
     ours = method(base, "profit")
-    return [part for name, own in several(base).items() for part in against(f"ProFit - SFT on {name}", ours, own)]
+    parts = [part for name, own in several(base).items() for part in against(f"ProFit - SFT on {name}", ours, own)]
+    return parts + own_rate.parts("ProFit", "SFT on three")(base)
 
 
 def of_several_accuracy(base: Base) -> list[Part]:
@@ -126,8 +127,8 @@ def of_cost(base: Base) -> list[Part]:
 
 
 def of_keep_low(base: Base) -> list[Part]:
-    """The claim at each threshold."""
-    return attempt(estimators.thresholds("keep_low", -1), base)
+    """The claim at each threshold, and at own rates."""
+    return attempt(estimators.thresholds("keep_low", -1), base) + own_rate.parts("SFT", "keep low")(base)
 
 
 def of_core(base: Base) -> list[Part]:

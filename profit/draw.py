@@ -20,6 +20,7 @@ FIGURES = {
     "fig4_threshold": "accuracy by threshold",
     "fig5_lora_rank": "accuracy by LoRA rank",
     "fig6_epochs": "accuracy by epoch",
+    "learning_rate": "accuracy by learning rate",
     "fig11_coloured": "an answer coloured by probability",
     "table1_main": "the main comparison",
     "kept_share": "share of tokens kept over training",

@@ -8,7 +8,7 @@ from profit.study import Study
 
 FIGURES = [
     "table1_main", "kept_share", "fig2_multi_reference", "fig3_probability", "fig4_threshold", "fig5_lora_rank",
-    "fig6_epochs", "fig11_coloured", "gradient_share", "drift",
+    "fig6_epochs", "learning_rate", "fig11_coloured", "gradient_share", "drift",
     "phase",
 ]  # fmt: skip
 # Tables of many rows, for programs alone.
@@ -50,6 +50,7 @@ def figures_of(study: Study) -> list[str]:
         "fig4_threshold": sweeps.threshold,
         "fig5_lora_rank": sweeps.lora_rank,
         "fig6_epochs": sweeps.epochs,
+        "learning_rate": sweeps.learning_rate,
         "fig11_coloured": labels,
         "gradient_share": study.analysis.gradients,
         "phase": mapped(study),

@@ -22,7 +22,7 @@ from profit.costs import DEFAULT_GPU, GPU, GPUS
 from profit.files import InputError
 from profit.miniature.world import Pretraining
 from profit.outputs import compared, figures_of
-from profit.runs import Run, benchmarks_of, looked_at, runs_of, study_runs
+from profit.runs import Run, benchmarks_of, default_runs, looked_at, runs_of, study_runs, tune_runs
 from profit.settings import STORED_SCORES
 from profit.study import Study, load_study
 
@@ -84,7 +84,7 @@ class Job:
 def jobs_of(study: Study, gpu: GPU = GPUS[DEFAULT_GPU]) -> list[Job]:
     """Every job of the default target of a study; of real models, as long as they take on such GPUs."""
     runs = runs_of(study)
-    return [job_of(study, runs, rule, wildcards, gpu) for rule, wildcards in _named(study, study_runs(runs))]
+    return [job_of(study, runs, rule, wildcards, gpu) for rule, wildcards in _named(study, default_runs(study, runs))]
 
 
 def _named(study: Study, runs: list[Run]) -> list[tuple[str, dict[str, object]]]:
@@ -103,7 +103,7 @@ def _named(study: Study, runs: list[Run]) -> list[tuple[str, dict[str, object]]]
     names += [("agreement", {})] * bool(compared(annotators))
     names += [("correlate", {"model": model}) for model in models] * len(annotators)
     names += [("gradients", {"model": model}) for model in models if study.analysis.gradients]
-    names += [("draw", {})] * len(figures_of(study))
+    names += [("draw", {})] * len(figures_of(study)) + [("tune", {})] * bool(study.sweeps.learning_rate)
     scored = {(model, "base") for model in models if annotators}
     for run in runs:
         model, method, seed = run.key
@@ -232,9 +232,11 @@ def gpu_hours(jobs: list[Job]) -> str:
 
 
 def headline(study: Study) -> str:
-    """Name and number of runs of a study, those that choose the learning rate apart."""
-    runs = study_runs(runs_of(study))
-    return f"study {study.name}: {len(runs)} runs, {sum(run.trained for run in runs)} of them trained"
+    """Name and number of runs of a study, those that choose learning rates apart."""
+    every = runs_of(study)
+    runs, tuned = study_runs(every), tune_runs(every) if study.sweeps.learning_rate else []
+    more = f", and {len(tuned)} that choose learning rates" if tuned else ""
+    return f"study {study.name}: {len(runs)} runs, {sum(run.trained for run in runs)} of them trained{more}"
 
 
 def clock(seconds: float) -> str:

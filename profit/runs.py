@@ -94,8 +94,13 @@ def _on_model(study: Study, model: str, settings: dict[str, Any]) -> dict[str, A
 
 
 def study_runs(runs: dict[tuple[str, str, int], Run]) -> list[Run]:
-    """The runs of the default target: all but those that choose learning rates."""
+    """The runs that tables and claims are about: all but those that choose learning rates."""
     return [run for run in runs.values() if run.groups[0] != "tune"]
+
+
+def default_runs(study: Study, runs: dict[tuple[str, str, int], Run]) -> list[Run]:
+    """The runs of the default target: those that choose learning rates are in it where the study sweeps these."""
+    return list(runs.values()) if study.sweeps.learning_rate else study_runs(runs)
 
 
 def tuned_method(name: str, rate: float) -> str:

@@ -11,8 +11,8 @@ many rows are Parquet alone.
     python -m profit tabulate --study workflow/studies/miniature.yaml --results results/miniature
         --published results/published --output-folder results/miniature/tables
 
-With `--tune` the runs are those of the choice of the learning rate, and only table `tune` is written: the rate with
-the highest mean accuracy is chosen, of equals the smaller one.
+With `--tune` the runs are those of the choice of learning rates, and only table `tune` is written: each method's rate
+with the highest mean accuracy is chosen, of equals the smaller one.
 """
 
 import argparse
@@ -64,6 +64,7 @@ def main(argv: list[str] | None = None) -> None:
         if not tuned:
             raise InputError(f"{arguments.study}, key tune: found none, expected it with --tune")
         table = tune_table(arguments.results, listed(study, tuned))
+        table.insert(0, "study", study.name)
         write_tables(arguments.output_folder, {"tune": table})
         return
     found = listed(study, study_runs(runs)) | {"labels": study.labels}
@@ -78,7 +79,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--published", required=True, type=Path, help="folder of the paper's numbers (CSV)")
     parser.add_argument("--output-folder", required=True, type=Path)
     parser.add_argument(
-        "--tune", action="store_true", help="write table tune, from the runs that chose the learning rate"
+        "--tune", action="store_true", help="write table tune, from the runs that choose learning rates"
     )
     return parser
 

@@ -127,6 +127,13 @@ def tune_study() -> dict[str, Any]:
     return {**full_study(), "tune": rates}
 
 
+def rated_study(content: dict[str, Any], seeds: int) -> dict[str, Any]:
+    """A study whose methods SFT, ProFit and, where it is there, SFT on three references train at each rate."""
+    methods = [name for name in ("sft", "sft_3ref", "profit") if name in content["methods"]]
+    tune = tune_study()["tune"] | {"methods": methods}
+    return {**content, "tune": tune, "sweeps": {**content["sweeps"], "learning_rate": {"seeds": seeds}}}
+
+
 def listed_study(content: dict[str, Any], tune: bool = False) -> dict[str, Any]:
     """What rule tabulate knows of a study, or of the runs that choose its learning rate."""
     study = Study.model_validate(content)

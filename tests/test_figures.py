@@ -23,6 +23,8 @@ from profit.files import InputError, write_parquet
 # The map of cells has a table and tests of its own.
 FIGURES = [name for name in draw.FIGURES if name != "phase"]
 MODELS = ["Qwen3-0.6B-Base", "Qwen3-4B-Base", "OLMo-2-7B", "Qwen2.5-0.5B-Instruct"]
+# What needs labels, or a sweep that real models cannot have.
+NOT_BARE = {"fig3_probability", "fig11_coloured", "learning_rate"}
 PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published"
 
 
@@ -31,19 +33,23 @@ def tabulated(folder: Path, study: dict[str, Any], questions: int = 10) -> Path:
     tables = tabulate.tabulate(folder, PUBLISHED, made.listed_study(study))
     for name, frame in tables.items():
         write_parquet(folder / "tables" / f"{name}.parquet", frame)
+    if "tune" in study:
+        made.write_results(folder / "tune", study, questions=questions, tune=True)
+        tune = tabulate.tune_table(folder / "tune", made.listed_study(study, tune=True))
+        write_parquet(folder / "tables" / "tune.parquet", tune)
     return folder / "tables"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tables of a whole study."""
-    return tabulated(tmp_path_factory.mktemp("whole"), made.full_study(seeds=5))
+    return tabulated(tmp_path_factory.mktemp("whole"), made.rated_study(made.full_study(seeds=5), 3))
 
 
 @pytest.fixture(scope="module")
 def one_seed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tables of a study as small as the smoke one: one seed, few methods, a sweep of each kind."""
-    return tabulated(tmp_path_factory.mktemp("one"), made.one_seed_study(), questions=4)
+    return tabulated(tmp_path_factory.mktemp("one"), made.rated_study(made.one_seed_study(), 1), questions=4)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +135,7 @@ def test_text_is_readable_inside_the_page_and_apart(name: str, drawn: dict[str, 
     check_texts(drawn[name])
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", [name for name in FIGURES if name != "learning_rate"])
 def test_the_paper_s_own_study_is_readable(name: str, paper: Path) -> None:
     figure = lay_out(name, paper)
     check_texts(figure)
@@ -143,7 +149,7 @@ def test_the_paper_s_own_study_is_readable(name: str, paper: Path) -> None:
     assert set(named) == set(swept.get(name, MODELS))
 
 
-@pytest.mark.parametrize("name", [name for name in FIGURES if name not in ("fig3_probability", "fig11_coloured")])
+@pytest.mark.parametrize("name", sorted(set(FIGURES) - NOT_BARE))
 def test_a_study_without_labels_vanilla_and_most_methods_is_drawn(name: str, bare: Path) -> None:
     figure = lay_out(name, bare)
     check_texts(figure)
@@ -319,6 +325,49 @@ def test_bars_of_gradient_share_are_those_of_table_gradients(drawn: dict[str, Fi
     whole = groups.query("label == 'all'")
     assert points.get_ydata() == pytest.approx(100 * whole["share"].to_numpy())
     assert f"×{whole['ratio'].iloc[0]:.2g}" in words(drawn["gradient_share"])
+
+
+def test_lines_of_learning_rate_are_the_means_at_each_rate_ringed_where_tune_chose(
+    drawn: dict[str, Figure], folder: Path
+) -> None:
+    found, tune = (pd.read_parquet(folder / f"{name}.parquet") for name in ("evaluations", "tune"))
+    found = found[(found["checkpoint"] == "final") & (found["seed"] < 3)]
+    wide = 100 * found.pivot_table(index="method", columns="benchmark", values="accuracy")
+    expected = {"Average": wide.mean(axis=1), "Learnt": wide["same_length"]}
+    expected["Kept"] = wide.drop(columns="same_length").mean(axis=1)
+    best = tune[tune["chosen"]].groupby("tuned")["learning_rate"].first()
+    rates = [3e-5, 1e-4, 3e-4]
+    panels = {axes.get_title("left"): axes for axes in drawn["learning_rate"].axes}
+    assert list(panels) == list(expected)
+    for title, axes in panels.items():
+        lines = {line.get_label(): line for line in axes.lines}
+        rings = [(line.get_color(), *line.get_ydata()) for line in axes.lines if line.get_markersize() > 6]
+        assert len(rings) == 3
+        for label, method in (("SFT", "sft"), ("SFT, 3 references", "sft_3ref"), ("ProFit (τ 0.1)", "profit")):
+            names = [f"{method}_lr3e-05", method, f"{method}_lr0.0003"]
+            assert lines[label].get_ydata() == pytest.approx(expected[title][names].to_numpy())
+            assert lines[label].get_xdata() == pytest.approx(rates, rel=0.1)
+            chosen = expected[title][names[rates.index(best[method])]]
+            assert (lines[label].get_color(), pytest.approx(chosen)) in rings
+        assert lines["Vanilla"].get_ydata()[0] == pytest.approx(expected[title]["vanilla"])
+        assert [text.get_text() for text in axes.get_xticklabels()] == ["3e-5", "1e-4", "3e-4"]
+
+
+def test_points_of_answer_style_are_those_of_its_table(drawn: dict[str, Figure], folder: Path) -> None:
+    found = pd.read_parquet(folder / "answer_style.parquet")
+    runs = found[found["method"] != "references"]
+    panels = drawn["answer_style"].axes
+    assert [text.get_text() for text in panels[0].get_yticklabels()] == ["Vanilla", "SFT", "ProFit (τ 0.1)"]
+    values = [100 * runs[runs["benchmark"] == "all"].groupby("method")["rare"].mean()]
+    means = runs[runs["benchmark"] != "all"].groupby("method")[["tokens_mean", "cut", "pair_distance"]].mean()
+    values += [means["tokens_mean"], 100 * means["cut"], means["pair_distance"]]
+    for axes, expected in zip(panels, values, strict=True):
+        points = {line.get_ydata()[0]: line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 1}
+        assert points == pytest.approx(dict(enumerate(expected[["vanilla", "sft", "profit"]])))
+        dashed = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--"]
+        assert dashed == [pytest.approx(expected["vanilla"])]
+    dotted = [line.get_xdata()[0] for axes in panels for line in axes.lines if line.get_linestyle() == ":"]
+    assert dotted == [pytest.approx(100 * found.loc[found["method"] == "references", "rare"].item())]
 
 
 def test_controls_stand_in_table_1_alone_under_names_of_their_own(tmp_path: Path) -> None:

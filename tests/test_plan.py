@@ -127,6 +127,12 @@ def test_clock():
     assert {seconds: plan.clock(seconds) for seconds in expected} == expected
 
 
+def test_runs_that_choose_learning_rates_are_named_where_they_are_run():
+    said = {name: plan.headline(load_study(ROOT / f"workflow/studies/{name}.yaml")) for name in ("audit", "miniature")}
+    assert said["audit"].endswith(" trained, and 105 that choose learning rates")
+    assert said["miniature"].endswith(" of them trained")
+
+
 def test_command_line(capsys):
     plan.main([str(ROOT / "workflow" / "studies" / "smoke.yaml"), "--cores", "2"])
     text = capsys.readouterr().out

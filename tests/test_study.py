@@ -14,7 +14,7 @@ from profit.miniature.items import ITEM_SETS
 from profit.miniature.world import ITEM_SET_NAMES
 from profit.objectives import check_objective
 from profit.plan import jobs_of, wall_seconds
-from profit.runs import benchmarks_of, runs_of
+from profit.runs import benchmarks_of, default_runs, runs_of, study_runs
 from profit.settings import OBJECTIVE_SETTINGS, SETTINGS
 from profit.strict_yaml import load_yaml
 from profit.study import Study, json_schema, load_study, main
@@ -366,6 +366,31 @@ def test_tuning_runs_are_apart():
     assert len(tune) == 15 and all(run.groups == ("tune",) for run in tune)
     assert all(set(benchmarks_of(study, run)) == {"validation"} for run in tune)
     assert {run.leaf["training"]["learning_rate"] for run in tune} == set(study.tune.learning_rates)
+
+
+def test_methods_at_every_learning_rate():
+    content = yaml.safe_load(MINIATURE.read_text())
+    content["methods"]["slow"] = {"objective": "sft", "learning_rate": 1e-4, "seeds": 1}
+    content["tune"]["methods"] = ["sft", "profit"]
+    before = Study.model_validate(content)
+    content["sweeps"]["learning_rate"] = {"seeds": 2}
+    study = Study.model_validate(content)
+    runs, old = runs_of(study), runs_of(before)
+    assert all(runs[key].json == run.json for key, run in old.items())
+    swept = {run.leaf["method"] for run in runs.values() if "learning_rate" in run.groups}
+    rates = ("3e-05", "0.001", "0.003")
+    # SFT's rate of 1e-4 is a main method; 3e-4 is that of the study.
+    derived = {f"{method}_lr{rate}" for method in ("sft", "profit") for rate in rates}
+    assert swept == {"sft", "slow", "profit", "profit_lr0.0001"} | derived
+    run = runs["mini", "profit_lr0.001", 1]
+    expected = {**runs["mini", "profit", 1].leaf, "method": "profit_lr0.001"}
+    expected["training"] = expected["training"] | {"learning_rate": 1e-3}
+    assert run.leaf == expected and set(benchmarks_of(study, run)) == set(study.benchmarks)
+    assert ("mini", "slow", 1) in runs and ("mini", "slow", 2) not in runs
+    tuned = {run.leaf["method"] for run in runs.values() if run.groups == ("tune",)}
+    assert tuned == derived | {f"{method}_lr0.000{digit}" for method in ("sft", "profit") for digit in "13"}
+    assert default_runs(study, runs) == list(runs.values())
+    assert default_runs(before, old) == study_runs(old) != list(old.values())
 
 
 def test_more_seeds_leave_the_other_runs_alone():

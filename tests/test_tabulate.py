@@ -508,7 +508,7 @@ def test_tune(tmp_path: Path, accuracies: dict[float, list[float]], chosen: floa
     tables = run(tmp_path, study, "--tune")
     assert {path.name for path in tables.iterdir()} == {"tune.csv", "tune.parquet"}
     table = pd.read_csv(tables / "tune.csv")
-    columns = ["model", "tuned", "method", "learning_rate", "seed", "benchmark", "accuracy", "mean", "chosen"]
+    columns = ["study", "model", "tuned", "method", "learning_rate", "seed", "benchmark", "accuracy", "mean", "chosen"]
     assert list(table) == columns and len(table) == 6
     assert set(table.loc[table["chosen"], "learning_rate"]) == {chosen}
     for row in table.itertuples():

@@ -29,7 +29,7 @@ RUN_COLUMNS = [
     "epochs",
 ]
 # What may change a run beside what the paper varies.
-CHANGES = ["redraw", "keep", "match", "stop", "mix", "paired_with"]
+CHANGES = ["share", "redraw", "keep", "match", "stop", "mix", "paired_with"]
 # In the order of legends and table rows.
 KINDS = ("vanilla", "sft", "sft_matched", "sft_stopped", "sft_mixed", "sft_multi", "entropy", "dft", "random",
          "random_fixed", "truth_core", "truth_replaceable", "keep_low", "profit", "profit_fixed")  # fmt: skip

@@ -52,6 +52,8 @@ EVALUATED = {
 ANNOTATORS = study.analysis.annotators
 COMPARED = compared(ANNOTATORS)
 TABLES = tables_of(study)
+# Which learning rate is each method's own; without that sweep it is a target by itself.
+TUNE_TABLE = [f"{RESULTS}/tables/tune.parquet"] if study.sweeps.learning_rate else []
 FIGURES = [f"figures/{study.name}/{figure}.{kind}" for figure in figures_of(study) for kind in ("pdf", "png")]
 PUBLISHED = sorted(map(str, Path(f"{ROOT}results/published").glob("*.csv")))
 
@@ -321,7 +323,7 @@ def table_files(wildcards):
     """The tables a figure may read: those of this study, or the shipped ones, which no rule makes."""
     if wildcards.tables_of == "reference":
         return sorted(str(path) for path in Path(f"{ROOT}results/reference/tables").glob("*.parquet"))
-    return [f"{RESULTS}/tables/{name}.parquet" for name in TABLES]
+    return [f"{RESULTS}/tables/{name}.parquet" for name in TABLES] + TUNE_TABLE
 
 
 def table_folder(wildcards):

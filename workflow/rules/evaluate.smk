@@ -1,4 +1,4 @@
-# Answers to the benchmarks, by lm-eval; the choice of the learning rate rests on them too.
+# Answers to the benchmarks, by lm-eval; the choice of learning rates rests on them too.
 rule evaluate:
     input:
         unpack(evaluation_inputs),
@@ -62,7 +62,7 @@ rule tune:
         published=lambda wildcards, input: Path(input.published[0]).parent,
         folder=subpath(output[0], parent=True),
     message:
-        "Choose the learning rate by the validation problems"
+        "Choose learning rates by the validation problems"
     shell:
         "python -m profit tabulate --tune --study {params.study} --results {params.results} --published {params.published}"
         " --output-folder {params.folder} > {log} 2>&1"

@@ -89,6 +89,7 @@ rule draw:
 rule claims:
     input:
         tables=[path for path in rules.tabulate.output if path.endswith(".parquet")],
+        tune=TUNE_TABLE,
         published=PUBLISHED,
     output:
         expand(f"{RESULTS}/tables/{{file}}", file=files_of(["claims", "power"])),
