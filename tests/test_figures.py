@@ -353,23 +353,6 @@ def test_lines_of_learning_rate_are_the_means_at_each_rate_ringed_where_tune_cho
         assert [text.get_text() for text in axes.get_xticklabels()] == ["3e-5", "1e-4", "3e-4"]
 
 
-def test_points_of_answer_style_are_those_of_its_table(drawn: dict[str, Figure], folder: Path) -> None:
-    found = pd.read_parquet(folder / "answer_style.parquet")
-    runs = found[found["method"] != "references"]
-    panels = drawn["answer_style"].axes
-    assert [text.get_text() for text in panels[0].get_yticklabels()] == ["Vanilla", "SFT", "ProFit (τ 0.1)"]
-    values = [100 * runs[runs["benchmark"] == "all"].groupby("method")["rare"].mean()]
-    means = runs[runs["benchmark"] != "all"].groupby("method")[["tokens_mean", "cut", "pair_distance"]].mean()
-    values += [means["tokens_mean"], 100 * means["cut"], means["pair_distance"]]
-    for axes, expected in zip(panels, values, strict=True):
-        points = {line.get_ydata()[0]: line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 1}
-        assert points == pytest.approx(dict(enumerate(expected[["vanilla", "sft", "profit"]])))
-        dashed = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--"]
-        assert dashed == [pytest.approx(expected["vanilla"])]
-    dotted = [line.get_xdata()[0] for axes in panels for line in axes.lines if line.get_linestyle() == ":"]
-    assert dotted == [pytest.approx(100 * found.loc[found["method"] == "references", "rare"].item())]
-
-
 def test_controls_stand_in_table_1_alone_under_names_of_their_own(tmp_path: Path) -> None:
     folder = tabulated(tmp_path, made.controlled_study(), questions=4)
     figure = lay_out("table1_main", folder)
