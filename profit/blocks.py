@@ -90,6 +90,7 @@ class Analysis(Strict):
     gradients: Gradients | None = Field(None, description="default: not measured")
     account: list[Name] = Field([], description="methods whose change of every reference token is accounted for")
     drift: list[Name] = Field([], description="methods whose divergence from the base is measured")
+    answer_style: list[Name] = Field([], description="methods whose sampled answers are described, the base included")
     taus: Some[Share] = [0.1, 0.3, 0.5, 0.7, 0.9]
     resamples: Count = Field(999_999, description="of prompts, for the permutation test")
     bootstrap: Count = Field(2000, description="of prompts, for intervals")

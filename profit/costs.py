@@ -75,7 +75,8 @@ LORA_PARAMETERS = 35
 BYTES = {"bfloat16": 2, "float32": 4}
 # Seconds of a CPU job and of one reply of a judge.
 CPU_SECONDS = {"collect": 60, "questions": 30, "annotate": 60, "agreement": 60, "correlate": 300,
-               "account": 60, "tabulate": 120, "tune": 30, "claims": 30, "draw": 10, "report": 60}  # fmt: skip
+               "account": 60, "answer_style": 120, "tabulate": 120, "tune": 30, "claims": 30, "draw": 10,
+               "report": 60}  # fmt: skip
 JUDGE_SECONDS = 5.0
 
 # Objectives that read the tokens of a whole step before they weigh one, that compare with a frozen base, and whose

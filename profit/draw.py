@@ -25,6 +25,7 @@ FIGURES = {
     "table1_main": "the main comparison",
     "kept_share": "share of tokens kept over training",
     "gradient_share": "share of the gradient by probability",
+    "answer_style": "wording, length and diversity of the sampled answers",
     "phase": "where ProFit beats SFT: skill, references, learning rate",
     "drift": "accuracy by drift from the base",
 }

@@ -24,6 +24,8 @@ UNTIDY = ("model", "annotator", "thresholds", "bins", "provenance")
 COUNTS = ("tokens", "violations", "undecided", "above_head_bound")
 CELL = [*RUN, "references", "budget", "set", "label", "low", "high", "tokens", "change", "change_low", "change_high"]
 CELL += ["raised", "lowered", "probability_before", "probability_after"]
+STYLE = [*RUN, "benchmark", "answers", "tokens_mean", "cut", "ended", "distinct_2", "pair_distance", "wordings"]
+STYLE += ["rare", "adopted"]
 
 
 def gather_overfit(results: Path, runs: Iterable[dict[str, Any]], worlds: Mapping[str, str]) -> pd.DataFrame:
@@ -158,6 +160,25 @@ def gather_drift(results: Path, runs: Iterable[dict[str, Any]], worlds: Mapping[
                 means = {key: number(path, values, key, f"parts.{part}.") for key in ("kl_base_run", "kl_run_base")}
                 rows.append({**{key: run[key] for key in RUN}, "part": part, "tokens": count, **means, **weights})
     return pd.DataFrame(rows)
+
+
+def gather_answer_style(results: Path, runs: Iterable[dict[str, Any]], worlds: Mapping[str, str]) -> pd.DataFrame:
+    """The rows of profit.answer_style of the models with runs listed so; InputError if they are of other runs."""
+    asked: dict[str, set[tuple[str, int]]] = {}
+    for run in (run for run in runs if run.get("answer_style")):
+        asked.setdefault(run["model"], {("references", 0)}).add((run["method"], run["seed"]))
+    tables = []
+    for model, expected in asked.items():
+        path = results / "answer_style" / f"{model}.parquet"
+        provenance(path, worlds[model])
+        own = read_parquet(path, STYLE)
+        if other := set(own[["method", "seed"]].itertuples(index=False, name=None)) ^ expected:
+            raise InputError(
+                f"{path}, columns method, seed: found too much or lacking {sorted(other)[:3]}, expected the runs that "
+                "analysis.answer_style names, and the references"
+            )
+        tables.append(own)
+    return pd.concat(tables, ignore_index=True)
 
 
 def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,7 +8,7 @@ from profit.study import Study
 
 FIGURES = [
     "table1_main", "kept_share", "fig2_multi_reference", "fig3_probability", "fig4_threshold", "fig5_lora_rank",
-    "fig6_epochs", "learning_rate", "fig11_coloured", "gradient_share", "drift",
+    "fig6_epochs", "learning_rate", "fig11_coloured", "gradient_share", "drift", "answer_style",
     "phase",
 ]  # fmt: skip
 # Tables of many rows, for programs alone.
@@ -29,7 +29,7 @@ def tables_of(study: Study) -> list[str]:
     phase = ["phase"] if mapped(study) else []
     agreement = ["agreement"] if compared(study.analysis.annotators) else []
     theorem = ["theorem", "gradients", "gradient_prompts"] if analysis.gradients else []
-    tokens = [name for name in ("account", "drift") if getattr(analysis, name)]
+    tokens = [name for name in ("account", "drift", "answer_style") if getattr(analysis, name)]
     always = ["runs", "models", "evaluations", "questions", "steps", "main", "published"]
     return [*always, *world, *overfit, *labels, *agreement, *theorem, *tokens, *phase]
 
@@ -53,6 +53,7 @@ def figures_of(study: Study) -> list[str]:
         "learning_rate": sweeps.learning_rate,
         "fig11_coloured": labels,
         "gradient_share": study.analysis.gradients,
+        "answer_style": study.analysis.answer_style,
         "phase": mapped(study),
         "drift": study.analysis.drift,
     }

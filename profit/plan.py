@@ -31,7 +31,8 @@ Runs = dict[tuple[str, str, int], Run]
 # Every rule whose jobs are counted, in the order of the work.
 RULES = (
     "collect", "generate", "fetch", "pretrain", "questions", "score", "annotate", "agreement", "correlate", "train",
-    "evaluate", "overfit", "gradients", "account", "drift", "tabulate", "tune", "claims", "draw", "report",
+    "evaluate", "overfit", "gradients", "account", "drift", "answer_style", "tabulate", "tune", "claims", "draw",
+    "report",
 )  # fmt: skip
 
 
@@ -43,8 +44,8 @@ class Cost:
     unit: float = 0.0
 
 
-# Work is counted in documents read (pretrain), answers (train, overfit, drift, score), answers generated (evaluate),
-# tokens checked (gradients).
+# Work is counted in documents read (pretrain), answers (train, overfit, drift, score), answers generated (evaluate)
+# or read (answer_style), tokens checked (gradients).
 COSTS = {
     "generate": Cost(1.3),
     "pretrain": Cost(0.5, 5.4),
@@ -57,6 +58,7 @@ COSTS = {
     "gradients": Cost(1.5, 70.0),
     "account": Cost(0.7),
     "drift": Cost(0.5, 1.3),
+    "answer_style": Cost(0.3, 0.04),
     "claims": Cost(1.5),
     "tabulate": Cost(3.0),
     "tune": Cost(1.0),
@@ -103,6 +105,8 @@ def _named(study: Study, runs: list[Run]) -> list[tuple[str, dict[str, object]]]
     names += [("agreement", {})] * bool(compared(annotators))
     names += [("correlate", {"model": model}) for model in models] * len(annotators)
     names += [("gradients", {"model": model}) for model in models if study.analysis.gradients]
+    styled = {run.leaf["model"] for run in runs if looked_at(study, run, "answer_style")}
+    names += [("answer_style", {"model": model}) for model in styled]
     names += [("draw", {})] * len(figures_of(study)) + [("tune", {})] * bool(study.sweeps.learning_rate)
     scored = {(model, "base") for model in models if annotators}
     for run in runs:
@@ -154,12 +158,15 @@ def job_seconds(study: Study, runs: Runs, rule: str, wildcards: dict[str, object
     elif rule == "gradients":
         # A token's singular value costs as much as the norms of so many others.
         work = study.analysis.gradients.tokens + 21 * study.analysis.gradients.exact
+    elif rule == "answer_style":
+        styled = [run for run in runs.values() if run.leaf["model"] == model and looked_at(study, run, rule)]
+        work = sum(item.questions * item.samples for run in styled for item in benchmarks_of(study, run).values())
     elif rule == "pretrain":
         work = pretraining.steps * pretraining.documents_per_step
     elif rule == "score":
         work = data.prompts * data.references
     # The smaller the model, the more of a step is overhead that does not shrink with it.
-    size = 0.4 + 0.6 * pretraining.layers * pretraining.hidden**2 / DEFAULT_SIZE
+    size = 1.0 if rule == "answer_style" else 0.4 + 0.6 * pretraining.layers * pretraining.hidden**2 / DEFAULT_SIZE
     return cost.fixed + cost.unit * work / 1000 * size
 
 

@@ -155,6 +155,7 @@ def listed(study: Study, runs: list[Run]) -> dict[str, Any]:
                 "overfit": "overfitting" in run.groups,
                 "account": looked_at(study, run, "account"),
                 "drift": looked_at(study, run, "drift"),
+                "answer_style": looked_at(study, run, "answer_style"),
             }
             for run in runs
         ],
@@ -182,8 +183,8 @@ def mapped(study: Study) -> bool:
 
 
 def looked_at(study: Study, run: Run, what: str) -> bool:
-    """Whether the analysis (account, drift) names the method of this run; of the main group alone."""
-    return run.trained and "main" in run.groups and run.leaf["method"] in getattr(study.analysis, what)
+    """Whether the analysis (account, drift, answer_style) names the method of this run; of the main group alone."""
+    return "main" in run.groups and run.leaf["method"] in getattr(study.analysis, what)
 
 
 @dataclass(frozen=True)

@@ -203,6 +203,9 @@ class Study(Strict):
                 if method not in self.methods or self.methods[method].objective == "none":
                     trained = [name for name, item in self.methods.items() if item.objective != "none"]
                     raise ValueError(f"analysis.{key}: {unknown(method, trained)}")
+        for method in self.analysis.answer_style:
+            if method not in self.methods:
+                raise ValueError(f"analysis.answer_style: {unknown(method, self.methods)}")
         if ("llm" in names) != (self.analysis.judge is not None):
             raise ValueError("analysis.judge: expected with annotator llm, and with it alone")
         if len(set(names)) != len(names) or self.miniature and "truth" not in names:

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 LEARNT = "same_length"
 OPTIONAL = (
     "world", "overfit", "correlation", "threshold_loss", "densities", "prompts", "coloured", "agreement", "theorem",
-    "phase", "gradients", "gradient_prompts", "account", "drift",
+    "phase", "gradients", "gradient_prompts", "account", "drift", "answer_style",
 )  # fmt: skip
 # Too long for people to read.
 KEYS = ["table", "model", "method", "benchmark"]
@@ -112,7 +112,11 @@ def tabulate(results: Path, paper: Path, study: dict[str, Any]) -> dict[str, pd.
         tables["agreement"] = gather_tokens.gather_agreement(path, pair, worlds[models[0]])
     if study.get("gradients"):
         tables |= gather_tokens.gather_gradients(results, models, worlds)
-    for name, read in (("account", gather_tokens.gather_account), ("drift", gather_tokens.gather_drift)):
+    for name, read in (
+        ("account", gather_tokens.gather_account),
+        ("drift", gather_tokens.gather_drift),
+        ("answer_style", gather_tokens.gather_answer_style),
+    ):
         if any(run.get(name) for run in runs):
             tables[name] = read(results, runs, worlds)
     if study["phase"]:

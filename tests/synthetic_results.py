@@ -46,7 +46,12 @@ def full_study(seeds: int = 10) -> dict[str, Any]:
             "overfitting": {"method": "sft", "references": [1, 3, 5], "seeds": min(3, seeds)},
         },
         "benchmarks": {name: {"task": f"mini_{name}", "max_new_tokens": 100} for name in BENCHMARKS},
-        "analysis": {"gradients": {}, "account": ["sft", "profit"], "drift": ["sft", "profit"]},
+        "analysis": {
+            "gradients": {},
+            "account": ["sft", "profit"],
+            "drift": ["sft", "profit"],
+            "answer_style": ["vanilla", "sft", "profit"],
+        },
     }
 
 
@@ -182,6 +187,11 @@ def write_results(folder: Path, content: dict[str, Any], questions: int = 20, tu
         write_analyses(folder, list(content["models"]), study["annotators"], rng)
     for model in content["models"] if study["gradients"] and not tune else ():
         write_gradients(folder / "gradients" / model, study["labels"] is not None, rng)
+    for model in content["models"]:
+        asked = [table["benchmarks"] for table in study["tables"].values() if model in table["models"]]
+        if styled := [run for run in study["runs"] if run["answer_style"] and run["model"] == model]:
+            rows = make_style(styled, list(dict.fromkeys(sum(asked, []))), study["labels"] == "truth")
+            write_parquet(folder / "answer_style" / f"{model}.parquet", rows, {"provenance": provenance()})
     return folder
 
 
@@ -262,6 +272,25 @@ def make_drift(run: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     parts["end"] = {"tokens": 0, "kl_base_run": None, "kl_run_base": None}
     weights = {"distance": 1.5, "base": 30.0, "relative": 0.05}
     return {"references": 3, "parts": parts, "weights": weights, "provenance": provenance(run)}
+
+
+def make_style(runs: list[dict[str, Any]], benchmarks: list[str], known: bool) -> pd.DataFrame:
+    """What rule answer_style makes of the runs of a model; without `known` wordings some columns are empty."""
+    rng, rows = np.random.default_rng(3), []
+    named = [{key: run[key] for key in ("model", "method", "seed")} for run in runs]
+    for run in [*named, {"model": runs[0]["model"], "method": "references", "seed": 0}]:
+        rare = {"vanilla": 0.02, "sft": 0.12, "references": 0.39}.get(run["method"], 0.03) + 0.002 * rng.normal()
+        for name in ["same_length"] if run["method"] == "references" else [*benchmarks, "all"]:
+            row = {**run, "benchmark": name, "answers": 200, "tokens_mean": 30 + rng.normal()}
+            row["cut"] = rng.random() / 50
+            row |= {"distinct_2": 0.2, "pair_distance": 0.5 + 0.02 * rng.normal(), "wordings": 600.0, "rare": rare}
+            rows.append(row)
+    frame = pd.DataFrame(rows).assign(ended=lambda found: 1 - found.cut)
+    frame["adopted"] = (frame["rare"] - 0.02) / 0.37
+    frame.loc[frame["benchmark"] == "all", ["distinct_2", "pair_distance"]] = np.nan
+    frame.loc[frame["method"] == "references", ["cut", "ended"]] = np.nan
+    unknown = [] if known else ["wordings", "rare", "adopted"]
+    return frame.assign(**dict.fromkeys(unknown, np.nan))
 
 
 def write_gradients(path: Path, labelled: bool, rng: np.random.Generator) -> None:

@@ -58,6 +58,7 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     study = made.paper_study(2, MODELS)
     judge = {"model": "judge", "base_url": "https://example.org/v1"}
     study["analysis"] = {"annotators": ["agreement", "llm"], "judge": judge, "gradients": {}, "drift": ["sft", "profit"]}
+    study["analysis"]["answer_style"] = ["vanilla", "sft", "profit"]
     return tabulated(tmp_path_factory.mktemp("paper"), study, questions=4)
 
 
@@ -71,6 +72,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("entropy", "dft", "profit", "profit_0.5", "keep_low"):
         study["methods"][name]["models"] = [made.QWEN[1]]
     study["sweeps"]["epochs"]["models"] = [made.QWEN[1]]
+    study["analysis"]["answer_style"] = ["sft", "profit"]
     return tabulated(tmp_path_factory.mktemp("bare"), study, questions=4)
 
 
@@ -162,6 +164,8 @@ def test_a_study_without_labels_vanilla_and_most_methods_is_drawn(name: str, bar
         assert "Vanilla" not in said
     if name == "gradient_share":
         assert "Core" not in said
+    if name == "answer_style":
+        assert "Tokens an answer" in said and not any(word in said for word in ("Rare", "Dashed", "dotted"))
 
 
 @pytest.mark.parametrize("name", ["fig4_threshold", "fig11_coloured"])
@@ -351,6 +355,23 @@ def test_lines_of_learning_rate_are_the_means_at_each_rate_ringed_where_tune_cho
             assert (lines[label].get_color(), pytest.approx(chosen)) in rings
         assert lines["Vanilla"].get_ydata()[0] == pytest.approx(expected[title]["vanilla"])
         assert [text.get_text() for text in axes.get_xticklabels()] == ["3e-5", "1e-4", "3e-4"]
+
+
+def test_points_of_answer_style_are_those_of_its_table(drawn: dict[str, Figure], folder: Path) -> None:
+    found = pd.read_parquet(folder / "answer_style.parquet")
+    runs = found[found["method"] != "references"]
+    panels = drawn["answer_style"].axes
+    assert [text.get_text() for text in panels[0].get_yticklabels()] == ["Vanilla", "SFT", "ProFit (τ 0.1)"]
+    values = [100 * runs[runs["benchmark"] == "all"].groupby("method")["rare"].mean()]
+    means = runs[runs["benchmark"] != "all"].groupby("method")[["tokens_mean", "cut", "pair_distance"]].mean()
+    values += [means["tokens_mean"], 100 * means["cut"], means["pair_distance"]]
+    for axes, expected in zip(panels, values, strict=True):
+        points = {line.get_ydata()[0]: line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 1}
+        assert points == pytest.approx(dict(enumerate(expected[["vanilla", "sft", "profit"]])))
+        dashed = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--"]
+        assert dashed == [pytest.approx(expected["vanilla"])]
+    dotted = [line.get_xdata()[0] for axes in panels for line in axes.lines if line.get_linestyle() == ":"]
+    assert dotted == [pytest.approx(100 * found.loc[found["method"] == "references", "rare"].item())]
 
 
 def test_controls_stand_in_table_1_alone_under_names_of_their_own(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def small_study(seeds: int = 2) -> dict[str, Any]:
     study = made.full_study(seeds)
     study["methods"] = {name: study["methods"][name] for name in ("vanilla", "sft", "profit")}
     study["sweeps"] = {"overfitting": {"method": "sft", "references": [1], "seeds": 1}}
-    study["analysis"] = {"gradients": {}, "account": ["profit"], "drift": ["profit"]}
+    study["analysis"] = {"gradients": {}, "account": ["profit"], "drift": ["profit"], "answer_style": ["sft"]}
     study["benchmarks"] = {name: study["benchmarks"][name] for name in SMALL}
     return study
 
@@ -190,6 +190,7 @@ def test_every_table_is_written_twice_and_equal(whole: tuple[Path, dict[str, Any
         "theorem",
         "gradients",
         "drift",
+        "answer_style",
         "main",
         "published",
     }
@@ -272,10 +273,8 @@ def test_questions_are_means_of_samples(whole: tuple[Path, dict[str, Any]]) -> N
 
 def test_tables_of_tokens(whole: tuple[Path, dict[str, Any]]) -> None:
     folder, study = whole
-    tables = {
-        name: pd.read_parquet(folder / "tables" / f"{name}.parquet")
-        for name in ("correlation", "prompts", "theorem", "gradients", "gradient_prompts", "account", "drift")
-    }
+    names = ("correlation", "prompts", "theorem", "gradients", "gradient_prompts", "account", "drift", "answer_style")
+    tables = {name: pd.read_parquet(folder / "tables" / f"{name}.parquet") for name in names}
     sums = tables["prompts"].query("annotator == 'truth'").groupby("label")[["probability_sum", "tokens"]].sum()
     means = sums["probability_sum"] / sums["tokens"]
     said = tables["correlation"].set_index("annotator").loc["truth"]
@@ -293,6 +292,11 @@ def test_tables_of_tokens(whole: tuple[Path, dict[str, Any]]) -> None:
     for name in ("account", "drift"):
         assert set(zip(tables[name]["method"], tables[name]["seed"], strict=True)) == asked
     assert set(tables["drift"]["part"]) == {"all", "core"} and tables["drift"]["relative"].eq(0.05).all()
+    styled = {(one["method"], one["seed"]) for one in study["runs"] if one["answer_style"]}
+    assert {method for method, _ in styled} == {"vanilla", "sft", "profit"}
+    found = set(zip(tables["answer_style"]["method"], tables["answer_style"]["seed"], strict=True))
+    assert found == styled | {("references", 0)}
+    assert set(tables["answer_style"]["benchmark"]) == {*made.BENCHMARKS, "all"}
 
 
 def test_coloured_answer_is_the_most_typical_and_complete(whole: tuple[Path, dict[str, Any]]) -> None:
@@ -400,6 +404,7 @@ TRAIN, STEPS = "runs/mini/sft/seed1/train.json", "runs/mini/sft/seed1/steps.parq
 SUMMARY = "evaluations/mini/profit/seed0/final/summary.json"
 SAMPLES = "evaluations/mini/profit/seed0/final/samples.parquet"
 OVERFIT = "overfit/mini/sft/seed0.json"
+STYLE = "answer_style/mini.parquet"
 GRADIENTS, DRIFT = "gradients/mini", "drift/mini/profit/seed1.json"
 ACCOUNT, PROMPTS = "account/mini/profit/seed0.parquet", "correlation/mini/agreement.prompts.parquet"
 DAMAGE = {
@@ -429,6 +434,11 @@ DAMAGE = {
         damage_table(ACCOUNT, lambda rows: rows.assign(seed=7), keep=True),
         [ACCOUNT, "'seed': 7", "'seed': 0"],
     ),
+    "style of other runs": (
+        damage_table(STYLE, lambda rows: rows[rows["seed"] != 1], keep=True),
+        [STYLE, "columns method, seed", "('sft', 1)"],
+    ),
+    "style without world": (damage_table(STYLE, lambda rows: rows), [STYLE, "key provenance"]),
     "account without world": (damage_table(ACCOUNT, lambda rows: rows), [ACCOUNT, "key provenance"]),
     "no prompts": (lambda folder: (folder / PROMPTS).unlink(), [PROMPTS, "not found"]),
     "prompts without world": (damage_table(PROMPTS, lambda rows: rows), [PROMPTS, "key provenance"]),

@@ -105,8 +105,7 @@ def accuracies(evaluations: pd.DataFrame, runs: pd.DataFrame, main: pd.DataFrame
     The mean over a run's benchmarks is added as benchmark "average". InputError where a run lacks one.
     """
     keys = [*RUN_KEYS, "checkpoint", "epoch"]
-    first = main[main["table"] == main.groupby("model")["table"].transform("first")]
-    asked = {model: set(own) - set(MEANS) for model, own in first.groupby("model")["benchmark"]}
+    asked = first_benchmarks(main)
     pairs = zip(evaluations["model"], evaluations["benchmark"], strict=True)
     found = evaluations.loc[
         [name in asked.get(model, {name}) for model, name in pairs], [*keys, "benchmark", "accuracy"]
@@ -118,6 +117,12 @@ def accuracies(evaluations: pd.DataFrame, runs: pd.DataFrame, main: pd.DataFrame
     found = pd.concat([found, average.assign(benchmark="average")], ignore_index=True)
     found["accuracy"] *= 100
     return found.merge(runs, on=RUN_KEYS, validate="many_to_one")
+
+
+def first_benchmarks(main: pd.DataFrame) -> dict[str, set[str]]:
+    """The benchmarks of the first table of each model."""
+    first = main[main["table"] == main.groupby("model")["table"].transform("first")]
+    return {model: set(own) - set(MEANS) for model, own in first.groupby("model")["benchmark"]}
 
 
 def benchmarks(accuracies: pd.DataFrame) -> list[str]:

@@ -1,4 +1,5 @@
-# What lies behind the accuracies: whose gradient a batch follows, which tokens a run moved, how far it went from its base.
+# What lies behind the accuracies: whose gradient a batch follows, which tokens a run moved, how far it went from its base,
+# in whose style it answers.
 rule gradients:
     input:
         model=base,
@@ -92,3 +93,31 @@ rule drift:
         "PROFIT_GPUS={resources.gpu}"
         " python -m profit drift --model {input.model} --tuned {input.tuned} --references {input.references}"
         " {params.labels} {params.compute} {params.length} --output {output} > {log} 2>&1"
+
+
+rule answer_style:
+    input:
+        samples=styled_samples,
+        references=of_world(REFERENCES),
+        world=of_world(WORLD),
+    output:
+        f"{RESULTS}/answer_style/{{model}}.parquet",
+    log:
+        f"{RESULTS}/logs/answer_style/{{model}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/answer_style/{{model}}.jsonl"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=asked("answer_style", "mem_mb"),
+        runtime=asked("answer_style", "runtime"),
+    params:
+        code=code("answer_style"),
+        settings=style_settings,
+        evaluations=f"{RESULTS}/evaluations",
+    message:
+        "Describe the style of the answers of {wildcards.model}"
+    shell:
+        "python -m profit answer_style --settings {params.settings:q} --evaluations {params.evaluations}"
+        " --references {input.references} --world {input.world} --output {output} > {log} 2>&1"

@@ -310,6 +310,23 @@ def looked_at_files(what, kinds):
     return [f"{run_folder(what, run)}.{kind}" for run in runs for kind in kinds]
 
 
+def styled_runs(model):
+    """The runs of a model whose answers are described."""
+    return [run for run in STUDY_RUNS if run.leaf["model"] == model and looked_at(study, run, "answer_style")]
+
+
+def styled_samples(wildcards):
+    return [f"{run_folder('evaluations', run)}/final/samples.parquet" for run in styled_runs(wildcards.model)]
+
+
+def style_settings(wildcards):
+    """Methods and seeds of the described runs, and which method is the base itself."""
+    runs = styled_runs(wildcards.model)
+    base = next((run.leaf["method"] for run in runs if not run.trained), None)
+    pairs = [[run.leaf["method"], run.leaf["seed"]] for run in runs]
+    return canonical_json({"model": wildcards.model, "runs": pairs, "base": base})
+
+
 def figured(runs):
     """What tables and figures are made of, so that a change of it makes them anew; too long for a command line."""
     return hashlib.sha256(canonical_json(listed(study, runs)).encode()).hexdigest()
