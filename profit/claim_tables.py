@@ -35,7 +35,7 @@ OPTIONAL = {
 
 
 def load_bases(folder: Path, with_questions: bool = True) -> list[Base]:
-    """The tables of a study by model, in the study's order.
+    """The tables of a study by model, in the study's order; a model that is an arm of another stands in its `more`.
 
     Raises:
         InputError: a table that is missing, or one of the checks above that fails; it names table and row.
@@ -60,14 +60,18 @@ def load_bases(folder: Path, with_questions: bool = True) -> list[Base]:
     for name, frame in {**others, "evaluations": found}.items():
         if len(other := sorted(set(frame["study"]) - {study})):
             raise InputError(f"table {name}, column study: found {other}, expected {study!r} alone, as in table runs")
-    return [
-        Base(
+    arms = tables.arms(folder)
+
+    def base(model: str) -> Base:
+        more = arms[arms["base"] == model]
+        return Base(
             model,
             *(frame[frame["model"] == model] for frame in (accuracies, general)),
             {name: frame[frame["model"] == model] for name, frame in others.items()},
+            {times: base(arm) for arm, times in zip(more["model"], more["times"], strict=True)},
         )
-        for model in tables.models(accuracies)
-    ]
+
+    return [base(model) for model in tables.models(accuracies) if model not in set(arms["model"])]
 
 
 def exists(folder: Path, name: str) -> bool:

@@ -48,7 +48,7 @@ CLAIMS = (
         "§3.2, Figure 2",
         estimators.profit_over(estimators.three),
         f"{ON_AVERAGE}: ProFit on one reference - SFT on three, equal epochs",
-        f"SFT on three references in as many steps as on one; {OWN_RATE}",
+        f"SFT on other numbers of references, at equal steps, and on one for as many steps; {OWN_RATE}",
         paper.profit_over_three,
         "fig2_multi_reference",
         family=FIRST,
@@ -170,7 +170,8 @@ CLAIMS = (
         estimators.profit_overfit,
         "overfitting [NLL(held) - NLL(trained)] of the references less the base's own, core tokens: fall as a share "
         "of SFT's",
-        "against unseen prompts; replaceable tokens are left out, since a mask that hides them fits them less anyway",
+        "against unseen prompts; the other objectives; all on core tokens alone, since a mask that hides replaceable "
+        "ones fits them less anyway",
         paper.unstated,
         "fig2_multi_reference",
         0.1,
@@ -185,7 +186,8 @@ CLAIMS = (
         estimators.several_overfit,
         "overfitting [NLL(held) - NLL(trained)] of the references less the base's own, core and replaceable tokens "
         "apart: fall from one to three references at equal epochs, as a share of that on one",
-        "equal steps, other numbers of references, against unseen prompts",
+        "equal steps, other numbers of references, one for as many steps (longer, or more prompts), against unseen "
+        "prompts",
         paper.unstated,
         "fig2_multi_reference",
         0.1,
@@ -199,7 +201,7 @@ CLAIMS = (
         "§3.2, Figure 2",
         estimators.several_accuracy,
         f"{ON_AVERAGE}: SFT on three references - on one, equal epochs",
-        "equal steps, other numbers of references",
+        "equal steps, other numbers of references, one for as many steps (longer, or more prompts)",
         paper.three_references,
         "fig2_multi_reference",
         controls=controls.of_several_accuracy,

@@ -26,6 +26,9 @@ MASKS = {
     "ProFit divided by kept tokens": {"kind": "profit", "normaliser": "kept"},
 }
 NAMES = {"sft": "SFT", "profit": "ProFit"}
+# What is compared with ProFit by claims of their own, and here where overfitting is measured of core tokens alone.
+OTHERS = {"entropy": {"kind": "entropy"}, "DFT": {"kind": "dft"}, "keep low": {"kind": "keep_low"}}
+TIMES = {2: "twice", 3: "three times", 5: "five times"}
 
 
 def attempt(function: Callable[..., list[Part]], *arguments: Any) -> list[Part]:
@@ -44,12 +47,7 @@ def against(name: str, ours: pd.DataFrame, other: pd.DataFrame) -> list[Part]:
 def methods(base: Base) -> dict[str, pd.DataFrame]:
     """Runs of each method that controls ProFit, by what it is."""
     every = alike(base.accuracies[base.accuracies["checkpoint"] == "final"], base.sft)
-    chosen: dict[str, pd.DataFrame] = {}
-    for name, settings in MASKS.items():
-        rows = estimators.plain(every)
-        for key, value in settings.items():
-            rows = rows[rows[key] == value]
-        chosen |= {f"{name} ({called})": own for called, own in rows.groupby("method", sort=False)}
+    chosen = of_settings(base, MASKS)
     for key in EXTRAS:
         for (kind, called), own in every[estimators.changed(every, key)].groupby(["kind", "method"], sort=False):
             chosen[f"{NAMES.get(kind, kind)} with {key} {own[key].iloc[0]} ({called})"] = own
@@ -57,6 +55,17 @@ def methods(base: Base) -> dict[str, pd.DataFrame]:
     for rate in sorted(set(plain_sft["learning_rate"]) - {base.sft["learning_rate"].iloc[0]}):
         for called, own in alike(plain_sft, base.sft, learning_rate=rate).groupby("method", sort=False):
             chosen[f"SFT at learning rate {rate:g} ({called})"] = own
+    return chosen
+
+
+def of_settings(base: Base, wanted: dict[str, dict[str, str]]) -> dict[str, pd.DataFrame]:
+    """Runs of each method beside SFT that has the wanted settings, by their name."""
+    chosen: dict[str, pd.DataFrame] = {}
+    for name, settings in wanted.items():
+        rows = alike(base.final, base.sft)
+        for key, value in settings.items():
+            rows = rows[rows[key] == value]
+        chosen |= {f"{name} ({called})": own for called, own in rows.groupby("method", sort=False)}
     return chosen
 
 
@@ -74,11 +83,32 @@ def of_base(base: Base) -> list[Part]:
 
 
 def several(base: Base) -> dict[str, pd.DataFrame]:
-    """SFT on several references, on other numbers of them and at equal steps, by what it is."""
+    """SFT on several references, on other numbers of them and at equal steps, and on one for as many steps."""
     runs = base.final[base.final["kind"] == "sft_multi"]
     places = [(number, budget) for budget in ("steps", "epochs") for number in sorted(set(runs["references"]))]
     chosen = {place: alike(runs, base.sft, references=place[0], budget=place[1]) for place in places}
-    return {f"{n}, equal {b}": own for (n, b), own in chosen.items() if len(own) and (n, b) != (SEVERAL, "epochs")}
+    found = {f"{n}, equal {b}": own for (n, b), own in chosen.items() if len(own) and (n, b) != (SEVERAL, "epochs")}
+    return found | {name: own for _, name, own in on_one(base)}
+
+
+def on_one(base: Base) -> list[tuple[float, str, pd.DataFrame]]:
+    """SFT on one reference for more steps, longer or on more prompts: how many times as many steps, and what it is."""
+    runs, epochs = base.final[base.final["kind"] == "sft"], base.sft["epochs"].iloc[0]
+    found = [(every / epochs, "as long", alike(runs, base.sft, epochs=every)) for every in sorted(set(runs["epochs"]))]
+    others = {times: arm.final[arm.final["kind"] == "sft"] for times, arm in base.more.items()}
+    found += [(times, "the prompts", alike(own, base.sft)) for times, own in others.items()]
+    found = [(times, f"1, {TIMES.get(times, f'{times:g} times')} {what}", own) for times, what, own in found]
+    return [(times, name, own) for times, name, own in found if len(own) and times != 1]
+
+
+def as_many_steps(base: Base) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
+    """SFT on several references at equal epochs beside SFT on one for as many steps, by what the two are."""
+    runs = base.final[base.final["kind"] == "sft_multi"]
+    pairs = {
+        f"{times:g} against {name}": (alike(runs, base.sft, references=times, budget="epochs"), own)
+        for times, name, own in on_one(base)
+    }
+    return {name: pair for name, pair in pairs.items() if len(pair[0])}
 
 
 def of_three(base: Base) -> list[Part]:
@@ -89,29 +119,36 @@ def of_three(base: Base) -> list[Part]:
 
 
 def of_several_accuracy(base: Base) -> list[Part]:
-    """The same against SFT on one reference."""
-    return [part for name, own in several(base).items() for part in against(name, own, base.sft)]
+    """The same against SFT on one reference, and several against one for as many steps."""
+    parts = [part for name, own in several(base).items() for part in against(name, own, base.sft)]
+    return parts + [part for name, pair in as_many_steps(base).items() for part in against(name, *pair)]
 
 
-def less(name: str, base: Base, ours: pd.DataFrame, part: str, other: str = "held") -> list[Part]:
-    """By how much a method overfits less than SFT on one reference, if that was measured."""
-    return attempt(lambda: [replace(estimators.less_overfit(base, ours, part, other), name=name)])
+def less(
+    name: str, base: Base, ours: pd.DataFrame, part: str, other: str = "held", than: pd.DataFrame | None = None
+) -> list[Part]:
+    """By how much a method overfits less than SFT on one reference (`than`), if that was measured."""
+    return attempt(lambda: [replace(estimators.less_overfit(base, ours, part, other, than), name=name)])
 
 
 def of_several_overfit(base: Base) -> list[Part]:
-    """The claim against unseen prompts and on all tokens, then on other numbers of references and at equal steps."""
+    """The claim against unseen prompts and on all tokens, then of `several`, and against one for as many steps."""
     ours = three(base)
     parts = [*less("all tokens", base, ours, "all")]
     for part in ("core", "replaceable"):
         parts += less(f"{part}, against unseen prompts", base, ours, part, "new")
         for name, own in several(base).items():
             parts += less(f"{part}, {name}", base, own, part)
+        for name, (own, one) in as_many_steps(base).items():
+            parts += less(f"{part}, {name}", base, own, part, than=one)
     return parts
 
 
 def of_profit_overfit(base: Base) -> list[Part]:
-    """The claim against unseen prompts."""
-    return less("core, against unseen prompts", base, method(base, "profit"), "core", "new")
+    """The claim against unseen prompts, then the same of the other objectives, where their account was made."""
+    parts = less("core, against unseen prompts", base, method(base, "profit"), "core", "new")
+    others = of_settings(base, MASKS | OTHERS)
+    return parts + [part for name, own in others.items() for part in less(f"core, {name}", base, own, "core")]
 
 
 def of_cost(base: Base) -> list[Part]:

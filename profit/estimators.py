@@ -10,7 +10,7 @@ No command: used by `profit.claims`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -55,13 +55,15 @@ class Base:
     """The tidy tables of one model.
 
     accuracies: one row a run, checkpoint and benchmark, with the run's settings, `kind` and `accuracy` (0-1);
-    general: the same of the model's further tables, if any; tables: every other table there is, by name.
+    general: the same of the model's further tables, if any; tables: every other table there is, by name; more: the
+    same base met by another number of prompts (figures.tables.arms), by how many times as many.
     """
 
     model: str
     accuracies: pd.DataFrame
     general: pd.DataFrame
     tables: dict[str, pd.DataFrame]
+    more: dict[float, "Base"] = field(default_factory=dict)
 
     def table(self, name: str) -> pd.DataFrame:
         """The model's rows of a table; NotMeasured without any."""
@@ -70,6 +72,10 @@ class Base:
         if self.tables[name].empty:
             raise NotMeasured(f"table {name} has no row of {self.model}")
         return self.tables[name]
+
+    def of(self, runs: pd.DataFrame) -> "Base":
+        """The model, this one or one of `more`, whose runs these are."""
+        return next((own for own in self.more.values() if own.model == runs["model"].iloc[0]), self)
 
     @cached_property
     def final(self) -> pd.DataFrame:
@@ -241,7 +247,7 @@ def cost(base: Base) -> list[Part]:
 
 def overfits(base: Base, runs: pd.DataFrame, part: str, against: str = "held") -> pd.Series:
     """Overfitting by seed, nats a token: trained references against `held` ones of the same prompts, or `new` ones."""
-    name = runs["method"].iloc[0]
+    name, base = runs["method"].iloc[0], base.of(runs)
     if against == "held" and "overfit" in base.tables:
         own = base.tables["overfit"]
         own = own[(own["method"] == name) & (own["part"] == part)]
@@ -255,9 +261,11 @@ def overfits(base: Base, runs: pd.DataFrame, part: str, against: str = "held") -
     return (change["trained"] - change[against]).dropna()
 
 
-def less_overfit(base: Base, ours: pd.DataFrame, part: str, against: str = "held") -> Part:
-    """By how much a method overfits less than SFT on one reference, as a share of SFT's mean overfitting."""
-    own, other = overfits(base, ours, part, against), overfits(base, base.sft, part, against)
+def less_overfit(
+    base: Base, ours: pd.DataFrame, part: str, against: str = "held", than: pd.DataFrame | None = None
+) -> Part:
+    """By how much a method overfits less than SFT on one reference (`than`), as a share of SFT's mean overfitting."""
+    own, other = (overfits(base, runs, part, against) for runs in (ours, base.sft if than is None else than))
     if not other.mean() > 0:
         raise NotMeasured(f"SFT on one reference does not overfit here ({part}: {other.mean():+.4f} nats a token)")
     return difference(part, -own / other.mean(), -other / other.mean())

@@ -43,13 +43,14 @@ def gather_overfit(results: Path, runs: Iterable[dict[str, Any]], worlds: Mappin
                     **{key: run[key] for key in RUN},
                     "references": run["references"],
                     "budget": run["budget"],
+                    "epochs": run["training"]["epochs"],
                     "part": part,
                     **{key: number(path, values, key, f"parts.{part}.") for key in OVERFIT_MEASURES},
                     **{key: content["diversity"][key] for key in ("distinct_2", "pair_distance")},
                     **{key: number(path, content, key) for key in ("tokens_trained", "cpu_seconds")},
                 }
             )
-    columns = [*RUN, "references", "budget", "part", *OVERFIT_MEASURES, "distinct_2", "pair_distance"]
+    columns = [*RUN, "references", "budget", "epochs", "part", *OVERFIT_MEASURES, "distinct_2", "pair_distance"]
     return pd.DataFrame(rows, columns=[*columns, "tokens_trained", "cpu_seconds"])
 
 

@@ -1,7 +1,9 @@
 """Made-up results of studies with every sweep, in the layout that the rules write; the numbers mean nothing."""
 
 import json
+from itertools import product
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -125,6 +127,17 @@ def paper_study(seeds: int = 3, models: list[str] = BASES + INSTRUCT) -> dict[st
     }
 
 
+def arms_study() -> dict[str, Any]:
+    """Every arm of the sweep of references; `more` is mini met by twice the prompts, with SFT alone."""
+    study = full_study(seeds=3)
+    study["data"] = {"prompts": 300}
+    study["models"]["more"] = {"source": "miniature", "like": "mini", "prompts": 600, "methods": ["sft"]}
+    for name in ("threshold", "lora_rank", "epochs"):
+        study["sweeps"][name]["models"] = ["mini"]
+    study["sweeps"]["overfitting"] |= {"references": [1, 2, 3], "budgets": ["steps", "epochs", "longer"], "seeds": 2}
+    return study
+
+
 def tune_study() -> dict[str, Any]:
     """Three learning rates, two seeds."""
     validation = {"task": "mini_validation", "max_new_tokens": 100}
@@ -185,6 +198,8 @@ def write_results(folder: Path, content: dict[str, Any], questions: int = 20, tu
             write_json(folder / "drift" / f"{place}.json", make_drift(run, rng))
     if not tune and study["annotators"]:
         write_analyses(folder, list(content["models"]), study["annotators"], rng)
+        for world, kind in product(set(study["worlds"].values()) - {"shared"}, ("data", "annotations")):
+            copytree(folder / kind / "shared", folder / kind / world)
     for model in content["models"] if study["gradients"] and not tune else ():
         write_gradients(folder / "gradients" / model, study["labels"] is not None, rng)
     for model in content["models"]:

@@ -163,6 +163,59 @@ def test_controls_are_found_by_their_settings(study, judged):
     assert beside[:3] == ["all tokens", "core, against unseen prompts", "core, 3, equal steps"]
 
 
+def test_arms_of_the_overfitting_stand_beside_and_are_no_bases(study, judged, tmp_path):
+    tables = planted.with_arms(study)
+    content = run(tmp_path, tables)
+    rows, before = by_id(content), by_id(judged[0])
+    assert {row["base"] for row in content["claims"]} == {"mini"}
+    assert [row["parts"] for row in rows.values()] == [row["parts"] for row in before.values()]
+    assert content["over_bases"] == judged[0]["over_bases"]
+    beside = {
+        name: {part["name"]: part["mean"] for part in row["controls"] if part not in before[name]["controls"]}
+        for name, row in rows.items()
+    }
+    assert {name for name, own in beside.items() if own} == {
+        "profit_over_three", "references_overfit", "references_accuracy",
+    }  # fmt: skip
+    sft, three, profit = (average(study, name) for name in ("sft", "sft_3ref", "profit"))
+    assert beside["references_accuracy"] == pytest.approx(
+        {
+            "1, three times as long": (-0.1 * sft).mean(), "1, twice the prompts": (-0.2 * sft).mean(),
+            "3 against 1, three times as long": (three - 0.9 * sft).mean(),
+        }
+    )  # fmt: skip
+    assert beside["profit_over_three"] == pytest.approx(
+        {
+            "ProFit - SFT on 1, three times as long": (profit - 0.9 * sft).mean(),
+            "ProFit - SFT on 1, twice the prompts": (profit - 0.8 * sft).mean(),
+        }
+    )
+    overfit = study["overfit"].groupby(["part", "method"])["overfit"].mean().unstack()
+    fall = 1 - overfit["sft_3ref"] / (2 * overfit["sft"])
+    for part in ("core", "replaceable"):
+        found = {name: mean for name, mean in beside["references_overfit"].items() if name.startswith(part)}
+        assert found == pytest.approx(
+            {
+                f"{part}, 1, three times as long": -1.0, f"{part}, 1, twice the prompts": 0.5,
+                f"{part}, 3 against 1, three times as long": fall[part],
+            }
+        )  # fmt: skip
+
+
+def test_objectives_are_compared_on_core_tokens_alone(study, judged):
+    controls = {part["name"]: part["mean"] for part in by_id(judged[0])["profit_overfits_less"]["controls"]}
+    assert {
+        "core, against unseen prompts", "core, random mask (random)", "core, true core tokens (truth)",
+        "core, entropy (entropy)", "core, DFT (dft)", "core, keep low (keep_low)",
+    } <= set(controls)  # fmt: skip
+    assert all(name.startswith("core, ") and "sft" not in name for name in controls)
+    own = study["account"].query("label == 'core' and high == 1 and method == 'random'")
+    changes = own.pivot(index="seed", columns="set", values="change")
+    sft = study["overfit"].query("part == 'core' and method == 'sft'")["overfit"].mean()
+    expected = 1 - (changes["trained"] - changes["held"]).mean() / sft
+    assert controls["core, random mask (random)"] == pytest.approx(expected)
+
+
 def test_names_of_methods_do_not_matter(study, judged, tmp_path):
     """Called anything, the same verdicts; only what names a method changes."""
     renamed = {}

@@ -217,6 +217,32 @@ def test_figure_2_shows_published_values_only_where_there_are_some(drawn: dict[s
     assert not any(bar.get_fill() for bars in paper.containers for bar in bars)
 
 
+def test_figure_2_tells_the_arms_of_the_overfitting_apart(drawn: dict[str, Figure], tmp_path: Path) -> None:
+    folder = tabulated(tmp_path, made.arms_study(), questions=4)
+    figure = lay_out("fig2_multi_reference", folder)
+    check_texts(figure)
+    overfit = pd.read_parquet(folder / "overfit.parquet").query("part == 'core'")
+    mean = overfit.groupby(["model", "method"])["overfit"].mean()
+    axes = next(axes for axes in figure.axes if axes.get_title("left") == "Overfit, core tokens")
+    lines = {line.get_label(): line for line in axes.lines}
+    one = ("mini", "sft")
+    expected = {
+        "K references, equal steps": [one, ("mini", "sft_2ref_steps"), ("mini", "sft_3ref_steps")],
+        "K references, equal epochs": [one, ("mini", "sft_2ref"), ("mini", "sft_3ref")],
+        "1 reference, K× as long": [one, ("mini", "sft_1ref_2x"), ("mini", "sft_1ref_3x")],
+        "1 reference, K× the prompts": [("more", "sft")],
+    }
+    assert list(lines) == list(expected)
+    for name, runs in expected.items():
+        assert lines[name].get_ydata() == pytest.approx(mean[runs].to_numpy())
+        assert np.round(lines[name].get_xdata()).tolist() == ([1, 2, 3] if len(runs) > 1 else [2])
+    assert lines["1 reference, K× the prompts"].get_linestyle() == "None"
+    assert not any("1 reference" in words(drawn[name]) for name in drawn)
+    # An arm is no base: no other figure has a block of it.
+    for name in ("table1_main", "kept_share", "fig3_probability", "fig11_coloured", "gradient_share"):
+        assert "mini" not in words(build(name, folder)).split("\n"), name
+
+
 def test_table_1_prints_the_paper_s_row_below_the_same_model_and_method(paper: Path) -> None:
     lines: dict[float, list[Text]] = {}
     for text in texts(lay_out("table1_main", paper)):

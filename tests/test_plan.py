@@ -122,6 +122,22 @@ def test_more_work_costs_more():
     assert plan.wall_seconds(jobs, 2, 1.0) > 10 * plan.wall_seconds(jobs[:2], 2, 1.0)
 
 
+def test_jobs_of_a_model_with_more_prompts_take_longer():
+    study = load_study(ROOT / "workflow" / "studies" / "audit.yaml")
+    runs = plan.runs_of(study)
+    for rule in ("train", "overfit", "score"):
+        mini, more = (
+            plan.job_seconds(study, runs, rule, {"model": model, "method": "sft", "seed": 0, "scored": "base"})
+            for model in ("mini", "more")
+        )
+        fixed = plan.COSTS[rule].fixed
+        assert more - fixed == pytest.approx(2 * (mini - fixed)) and mini > fixed
+    keys = {"model": "mini", "method": "sft_1ref_2x", "seed": 0}
+    assert plan.job_seconds(study, runs, "train", keys) == plan.job_seconds(
+        study, runs, "train", {"model": "more", "method": "sft", "seed": 0}
+    )
+
+
 def test_clock():
     expected = {0.4: "0 s", 59.6: "1 min 0 s", 75: "1 min 15 s", 7260: "2 h 1 min", 180_000: "2 d 2 h"}
     assert {seconds: plan.clock(seconds) for seconds in expected} == expected

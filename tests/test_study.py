@@ -338,6 +338,24 @@ def test_sweeps_share_runs_with_equal_settings():
     assert len(set(texts)) == len(texts)
 
 
+def test_arms_of_the_overfitting_differ_in_what_they_are_named_by():
+    study = load_study(STUDIES / "audit.yaml")
+    runs = {key: run for key, run in runs_of(study).items() if "overfitting" in run.groups and key[2] == 0}
+    found = {
+        key[:2]: (run.leaf["references"], run.leaf["budget"], run.leaf["training"]["epochs"] / study.training.epochs)
+        for key, run in runs.items()
+    }
+    expected = {("mini", "sft"): (1, "epochs", 1), ("more", "sft"): (1, "epochs", 1)}
+    expected |= {("mini", f"sft_1ref_{count}x"): (1, "epochs", count) for count in (2, 3, 5)}
+    expected |= {("mini", f"sft_{count}ref"): (count, "epochs", 1) for count in (2, 3, 5)}
+    expected |= {("mini", f"sft_{count}ref_steps"): (count, "steps", 1) for count in (2, 3, 5)}
+    assert found == expected
+    assert {key[1] for key in runs_of(study) if key[0] == "more"} == {"sft"}
+    assert study.base_of("more") == "mini" and study.worlds["more"] == study.world
+    # As many steps as two references at equal epochs, and as one for twice as long.
+    assert study.data_of(study.world_of("more")).prompts == 2 * study.data_of(study.world_of("mini")).prompts
+
+
 def test_leaves_hold_all_settings_and_only_their_own_seed():
     runs = runs_of(load_study(MINIATURE))
     leaf = runs["mini", "keep_low", 3].leaf

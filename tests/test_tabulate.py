@@ -400,6 +400,28 @@ def other_question(samples: pd.DataFrame) -> pd.DataFrame:
     return samples.replace({"question_id": {"longer-002": "longer-999"}})
 
 
+def test_arms_of_the_overfitting_in_the_tables(tmp_path: Path) -> None:
+    study = made.arms_study()
+    tables = run(made.write_results(tmp_path, study, questions=4), study)
+    overfit = pd.read_parquet(tables / "overfit.parquet").query("part == 'core' and seed == 0")
+    arms = overfit.set_index(["model", "method"])[["references", "epochs"]].apply(tuple, axis=1).to_dict()
+    epochs = arms["mini", "sft"][1]
+    assert arms == {
+        ("mini", "sft"): (1, epochs), ("mini", "sft_3ref"): (3, epochs), ("mini", "sft_3ref_steps"): (3, epochs),
+        ("more", "sft"): (1, epochs), ("mini", "sft_2ref"): (2, epochs), ("mini", "sft_2ref_steps"): (2, epochs),
+        ("mini", "sft_1ref_2x"): (1, 2 * epochs), ("mini", "sft_1ref_3x"): (1, 3 * epochs),
+    }  # fmt: skip
+    assert pd.read_parquet(tables / "models.parquet").set_index("model")["prompts"].to_dict() == {
+        "mini": 300, "more": 600,
+    }  # fmt: skip
+    main = pd.read_parquet(tables / "main.parquet")
+    assert set(main.loc[main["model"] == "more", "method"]) == {"sft"} and not main["method"].str.contains("x$").any()
+    (base,) = load_bases(tables)
+    assert base.model == "mini" and {times: arm.model for times, arm in base.more.items()} == {2.0: "more"}
+    (tables / "models.parquet").unlink()
+    assert [base.model for base in load_bases(tables)] == ["mini", "more"]
+
+
 TRAIN, STEPS = "runs/mini/sft/seed1/train.json", "runs/mini/sft/seed1/steps.parquet"
 SUMMARY = "evaluations/mini/profit/seed0/final/summary.json"
 SAMPLES = "evaluations/mini/profit/seed0/final/samples.parquet"

@@ -29,7 +29,7 @@ MARGIN, ABOVE, NAME, BELOW = 0.06, 0.16, 0.2, 0.6
 def draw(folder: Path, published: Path) -> Figure:
     """Draw from table coloured; the paper gives no numbers for its Figure 11."""
     columns = ["model", "prompt", "position", "token", "probability", "label", "space_before"]
-    tokens = tables.load(folder, "coloured", columns)
+    tokens = tables.without_arms(folder, tables.load(folder, "coloured", columns))
     width = style.PAGE - 2 * MARGIN
     answers = {str(model): break_lines(own, width) for model, own in tokens.groupby("model", sort=False)}
     cut = any(own["line"].max() >= MOST_LINES for own in answers.values())

@@ -1,7 +1,8 @@
 """Figure 2: accuracy with one and with several references, the paper's numbers below, and overfit to the references.
 
 Overfit of a part of the tokens is [NLL(held) - NLL(trained)] - [the same under the base], in nats a token: how much
-more the run gained on the very references it saw than on exchangeable ones of the same prompts.
+more the run gained on the very references it saw than on exchangeable ones of the same prompts. K references at equal
+epochs take K times the steps of one; so do one reference for K times as long, and one on K times the prompts.
 
 python -m profit.draw --figure fig2_multi_reference …
 """
@@ -19,8 +20,14 @@ from profit.published import load, printed, printed_cells
 
 SHOWN = ["vanilla", "sft", "sft_multi", "profit"]
 PARTS = ["core", "replaceable"]
-# Name, line, face of the marker, and a shift that keeps the intervals of the two apart.
-BUDGETS = {"steps": ("equal steps", "--", "white", 0.07), "epochs": ("equal epochs", "-", style.COLOURS["sft"], -0.07)}
+# Look of each arm, and a shift that keeps the intervals apart.
+ARMS = {
+    "steps": ({"label": "K references, equal steps", "linestyle": "--", "markerfacecolor": "white"}, 0.08),
+    "epochs": ({"label": "K references, equal epochs"}, -0.08),
+    "longer": ({"label": "1 reference, K× as long", "linestyle": ":", "marker": "^", "color": "black"}, 0.0),
+    "prompts": ({"label": "1 reference, K× the prompts", "marker": "*", "color": "black", "markersize": 6}, 0.24),
+}
+ALONE = ["longer", "prompts"]
 WIDTH = 0.2
 
 
@@ -54,13 +61,15 @@ def draw(folder: Path, published: Path) -> Figure:
         figure.legend(handles=handles, loc="outside upper left", ncols=len(SHOWN))
         if shown:
             figure.legend(*axes[shown[0]].get_legend_handles_labels(), loc="outside upper right", ncols=2)
-            axes[shown[-1]].set_xlabel("references a prompt, K")
+            axes[shown[-1]].set_xlabel("K" if parts["arm"].isin(ALONE).any() else "references a prompt, K")
 
     figure = style.stack(models, style.PAGE, 3.7, block, named=accuracies["model"].nunique() > 1)
     foreign = " Its model is not ours." if set(named) != set(named.values()) else ""
     if set(accuracies["benchmark"]) & set(STANDS_FOR):
         foreign = " Its benchmarks and model are not ours: each stands below the benchmark that takes its place."
     said = f" Overfit: {style.seeds_note(measured)}." if measured else ""
+    if overfit["arm"].isin(ALONE).any():
+        said += " K references at equal epochs take K× the steps, as 1 reference K× as long or 1 of K× the prompts."
     style.footnote(
         figure,
         f"Accuracy: {style.seeds_note(seeds)}; dots are seeds.{said}",
@@ -71,11 +80,23 @@ def draw(folder: Path, published: Path) -> Figure:
 
 
 def load_overfit(folder: Path) -> pd.DataFrame:
-    """Table overfit; no rows where the study has none."""
+    """Table overfit with base, arm and K of each run, the model's own; no rows where the study has none.
+
+    arm: one (a reference, K = 1), steps or epochs (K references at equal ones), or one reference for K times the
+    steps: longer, or on more prompts, which is a model of its own (tables.arms) shown with its base.
+    """
     columns = [*tables.RUN_KEYS, "references", "budget", "part", "overfit"]
     if not (folder / "overfit.parquet").is_file():
-        return pd.DataFrame(columns=columns)
-    return tables.load(folder, "overfit", columns)
+        return pd.DataFrame(columns=[*columns, "arm", "K"])
+    settings = tables.load(folder, "runs", [*tables.RUN_KEYS, "epochs"])
+    found = tables.load(folder, "overfit", columns).merge(settings, on=tables.RUN_KEYS, validate="many_to_one")
+    found = found.merge(tables.arms(folder), on="model", how="left")
+    found["model"], found["times"] = found["base"].fillna(found["model"]), found["times"].astype(float).fillna(1)
+    alone = found["references"] == 1
+    least = found["epochs"].where(alone & (found["times"] == 1)).groupby(found["model"]).transform("min")
+    found["K"] = found["references"].where(~alone, found["times"] * found["epochs"] / least)
+    found["arm"] = found["budget"].where(~alone, "longer").mask(found["times"] != 1, "prompts")
+    return found.assign(arm=found["arm"].mask(found["K"] == 1, "one"))[alone | (found["times"] == 1)]
 
 
 def draw_ours(axes: Axes, accuracies: pd.DataFrame) -> list[int]:
@@ -115,19 +136,18 @@ def draw_paper(axes: Axes, cells: pd.DataFrame, labelled: list[str]) -> None:
 
 
 def draw_overfit(axes: Axes, overfit: pd.DataFrame, part: str) -> list[int]:
-    """Overfit of one part of the tokens against K, one line a budget; returns the numbers of seeds."""
-    counts = []
-    one = overfit[(overfit["part"] == part) & (overfit["references"] == 1)]
-    for budget, (name, dashes, face, shift) in BUDGETS.items():
-        # With one reference the two budgets are the same run.
-        several = overfit[(overfit["part"] == part) & (overfit["references"] > 1) & (overfit["budget"] == budget)]
-        if several.empty:
+    """Overfit of one part of the tokens against K, one line an arm; returns the numbers of seeds."""
+    counts, overfit = [], overfit[overfit["part"] == part]
+    for arm, (look, shift) in ARMS.items():
+        if (own := overfit[overfit["arm"] == arm]).empty:
             continue
-        points = tables.over_seeds(pd.concat([one, several]), ["references"], "overfit")
-        points["references"] += shift
-        style.line(axes, points, "references", "sft", linestyle=dashes, markerfacecolor=face, label=name)
+        # At K = 1 they are the same run, from which every line starts; one number of prompts makes no line.
+        own = own if arm == "prompts" else pd.concat([overfit[overfit["arm"] == "one"], own])
+        points = tables.over_seeds(own, ["K"], "overfit")
+        look = look | {"linestyle": "none"} if len(points) == 1 else look
+        style.line(axes, points.assign(K=points["K"] + shift), "K", "sft", **look)
         counts += list(points["seeds"])
-    axes.set_xticks(sorted(overfit["references"].unique()))
+    axes.set_xticks(sorted(overfit["K"].unique()))
     axes.set_ylabel("overfit (nats/token)")
     axes.set_title(f"Overfit, {part} tokens", loc="left")
     return counts

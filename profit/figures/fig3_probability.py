@@ -32,6 +32,7 @@ SUMMARY = {
 def draw(folder: Path, published: Path) -> Figure:
     """Draw from tables densities, correlation and threshold_loss, and the paper's means."""
     densities = tables.load(folder, "densities", ["model", "annotator", "label", "low", "high", "tokens"])
+    densities = tables.without_arms(folder, densities)
     summary = tables.load(folder, "correlation", ["model", "annotator", *SUMMARY])
     losses = tables.load(folder, "threshold_loss", ["model", "annotator", "tau", "core_below", "replaceable_above"])
     stated = load(published, "figures").query("source == 'figure3'")

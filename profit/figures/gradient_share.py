@@ -24,7 +24,7 @@ COLUMNS = ["model", "label", "low", "high", "token_share", "share", "share_low",
 
 def draw(folder: Path, published: Path) -> Figure:
     """Draw from table gradients; the paper measures no gradients."""
-    groups = tables.load(folder, "gradients", COLUMNS)
+    groups = tables.without_arms(folder, tables.load(folder, "gradients", COLUMNS))
     # The row of [0, 1] is the sum of the bins.
     groups = groups[(groups["low"] > 0) | (groups["high"] < 1)]
     look = LOOK if (groups["label"] != "all").any() else WHOLE

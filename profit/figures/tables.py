@@ -59,8 +59,26 @@ def load(folder: Path, name: str, columns: list[str]) -> pd.DataFrame:
 
 
 def load_runs(folder: Path) -> pd.DataFrame:
-    """Table `runs` as `with_kinds` gives it."""
-    return with_kinds(load(folder, "runs", [*RUN_COLUMNS, *CHANGES]))
+    """Table `runs` as `with_kinds` gives it, without those of `arms`."""
+    return without_arms(folder, with_kinds(load(folder, "runs", [*RUN_COLUMNS, *CHANGES])))
+
+
+def arms(folder: Path) -> pd.DataFrame:
+    """Models that are their base met by another number of prompts of its world: model, base, times (prompts over its).
+
+    They are arms of a comparison and no bases of their own. None where there is no table models, as in older studies.
+    """
+    if not (folder / "models.parquet").is_file():
+        return pd.DataFrame(columns=["model", "base", "times"])
+    models = load(folder, "models", ["model", "base", "world", "prompts"])
+    pairs = models.merge(models, left_on=["base", "world"], right_on=["model", "world"], suffixes=("", "_base"))
+    pairs["times"] = pairs["prompts"].astype(float) / pairs["prompts_base"].astype(float)
+    return pairs.loc[pairs["times"].notna() & (pairs["times"] != 1), ["model", "base", "times"]]
+
+
+def without_arms(folder: Path, frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the models that are no `arms`."""
+    return frame[~frame["model"].isin(arms(folder)["model"])]
 
 
 def load_accuracies(folder: Path) -> pd.DataFrame:
