@@ -26,7 +26,7 @@ COLUMNS += ["core_low", "replaceable_probability", "difference", "seeds", "sign"
 CELL, ABOVE, BELOW = 0.18, 0.25, 1.9
 # SFT's colour below zero, ProFit's above.
 COLOURS = LinearSegmentedColormap.from_list("lead", [style.COLOURS["sft"], "#FFFFFF", style.COLOURS["profit"]])
-HATCH, UNSURE = "#DDDDDD", "#555555"
+HATCH, UNSURE = "#DDDDDD", "#444444"
 
 
 def draw(folder: Path, published: Path) -> Figure:
