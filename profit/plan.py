@@ -101,7 +101,8 @@ def _named(study: Study, runs: list[Run]) -> list[tuple[str, dict[str, object]]]
         names += [("collect", {}), *(("fetch", {"model": model}) for model in models)]
         names += [("questions", {"benchmark": name}) for name in asked]
     names += [("annotate", {"annotator": name}) for name in annotators] * len(study.worlds)
-    names += [("annotate", {"annotator": study.labels})] * (study.world_check is not None) * len(study.worlds)
+    careful = {study.world_of(run.leaf["model"]) for run in runs if run.leaf.get("data") == "careful"}
+    names += [("annotate", {"annotator": study.labels})] * len(careful)
     names += [("agreement", {})] * bool(compared(annotators))
     names += [("correlate", {"model": model}) for model in models] * len(annotators)
     names += [("gradients", {"model": model}) for model in models if study.analysis.gradients]
