@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from profit import answer_style
+from profit import answer_style, plan
 from profit.answer_style import adopted, count_wordings, describe_references, describe_run, rare_wordings
 from profit.files import InputError, read_parquet, read_parquet_metadata, write_json, write_parquet
 from profit.generate import world_hash
@@ -18,7 +18,10 @@ from profit.miniature.language import base_style
 from profit.miniature.lexicon import SLOTS
 from profit.miniature.tokenizer import build_tokenizer
 from profit.miniature.world import World
+from profit.outputs import figures_of, tables_of
 from profit.overfit import diversity
+from profit.runs import listed, runs_of, study_runs
+from profit.study import Study
 
 SETTINGS = {"model": "mini", "runs": [["vanilla", 0], ["vanilla", 1], ["sft", 0]], "base": "vanilla"}
 
@@ -177,6 +180,31 @@ def test_a_study_of_real_models_has_no_wordings(files: dict[str, Path]) -> None:
 def test_without_the_base_nothing_is_known_to_be_adopted(files: dict[str, Path]) -> None:
     table = call(files, {"model": "mini", "runs": [["sft", 0]], "base": None})
     assert table.adopted.isna().all() and table.rare.notna().all()
+
+
+def test_a_study_names_methods_that_it_has_the_base_included() -> None:
+    content = {
+        "name": "mini",
+        "models": {"mini": {}, "other": {"world": {"seed": 1}}},
+        "methods": {
+            "vanilla": {"objective": "none", "seeds": 2},
+            "sft": {"objective": "sft", "seeds": 3, "models": ["mini"]},
+        },
+        "sweeps": {"epochs": {"methods": ["sft"], "epochs": 2}},
+        "benchmarks": {"longer": {"task": "mini_longer", "questions": 50, "max_new_tokens": 200}},
+    }
+    counted = {}
+    for methods in ([], ["sft"], ["sft", "vanilla"]):
+        study = Study.model_validate(content | {"analysis": {"answer_style": methods}})
+        jobs = [job.seconds for job in plan.jobs_of(study) if job.rule == "answer_style"]
+        styled = [run["method"] for run in listed(study, study_runs(runs_of(study)))["runs"] if run["answer_style"]]
+        counted[len(methods)] = len(jobs), styled.count("vanilla"), styled.count("sft"), len(styled)
+        assert ("answer_style" in tables_of(study)) == ("answer_style" in figures_of(study)) == bool(methods)
+    assert counted == {0: (0, 0, 0, 0), 1: (1, 0, 3, 3), 2: (2, 4, 3, 7)}
+    # Five runs of the first model, two of the other: a hundred answers each.
+    assert sorted(jobs) == pytest.approx([0.3 + 0.04 * answers / 1000 for answers in (200, 500)])
+    with pytest.raises(ValueError, match="analysis.answer_style: found 'sfd', expected one of vanilla, sft"):
+        Study.model_validate(content | {"analysis": {"answer_style": ["sfd"]}})
 
 
 def test_bad_input_is_named(files: dict[str, Path]) -> None:
