@@ -63,7 +63,7 @@ def load_bases(folder: Path, with_questions: bool = True) -> list[Base]:
     arms = tables.arms(folder)
 
     def base(model: str) -> Base:
-        more = arms[arms["base"] == model]
+        more = arms[(arms["base"] == model) & arms["times"].notna()]
         return Base(
             model,
             *(frame[frame["model"] == model] for frame in (accuracies, general)),

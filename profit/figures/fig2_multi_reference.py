@@ -90,7 +90,8 @@ def load_overfit(folder: Path) -> pd.DataFrame:
         return pd.DataFrame(columns=[*columns, "arm", "K"])
     settings = tables.load(folder, "runs", [*tables.RUN_KEYS, "epochs"])
     found = tables.load(folder, "overfit", columns).merge(settings, on=tables.RUN_KEYS, validate="many_to_one")
-    found = found.merge(tables.arms(folder), on="model", how="left")
+    arms = tables.arms(folder)
+    found = found[~found["model"].isin(arms.loc[arms["times"].isna(), "model"])].merge(arms, on="model", how="left")
     found["model"], found["times"] = found["base"].fillna(found["model"]), found["times"].astype(float).fillna(1)
     alone = found["references"] == 1
     least = found["epochs"].where(alone & (found["times"] == 1)).groupby(found["model"]).transform("min")

@@ -64,16 +64,18 @@ def load_runs(folder: Path) -> pd.DataFrame:
 
 
 def arms(folder: Path) -> pd.DataFrame:
-    """Models that are their base met by another number of prompts of its world: model, base, times (prompts over its).
+    """Models that are another's base met by other references: model, base, times.
 
-    They are arms of a comparison and no bases of their own. None where there is no table models, as in older studies.
+    They are arms of a comparison and no bases of their own; times: prompts over the base's, where nothing else differs.
+    None where there is no table models, as in older studies.
     """
     if not (folder / "models.parquet").is_file():
         return pd.DataFrame(columns=["model", "base", "times"])
     models = load(folder, "models", ["model", "base", "world", "prompts"])
-    pairs = models.merge(models, left_on=["base", "world"], right_on=["model", "world"], suffixes=("", "_base"))
-    pairs["times"] = pairs["prompts"].astype(float) / pairs["prompts_base"].astype(float)
-    return pairs.loc[pairs["times"].notna() & (pairs["times"] != 1), ["model", "base", "times"]]
+    pairs = models.merge(models, left_on="base", right_on="model", suffixes=("", "_base"))
+    times = pairs["prompts"].astype(float) / pairs["prompts_base"].astype(float)
+    pairs["times"] = times.where(pairs["world"] == pairs["world_base"])
+    return pairs.loc[pairs["model"] != pairs["base"], ["model", "base", "times"]]
 
 
 def without_arms(folder: Path, frame: pd.DataFrame) -> pd.DataFrame:
