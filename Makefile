@@ -14,7 +14,7 @@ STUDY_FILE := $(if $(filter %.yaml %.yml,$(STUDY)),$(STUDY),workflow/studies/$(S
 TORCH_OPTIONS ?=
 ACTIVATE := . .venv/bin/activate
 
-PICTURES := table1_main fig2_multi_reference fig3_probability fig4_threshold gradient_share
+PICTURES := claims table1_main fig2_multi_reference fig3_probability fig4_threshold gradient_share
 
 .PHONY: study test paper-smoke test-slurm slurm-packages bench lint reference environment clean
 

@@ -6,7 +6,7 @@ the smallest effect that would matter, with the reason. The verdict's rule is pr
 world fixes has no verdict but `by construction`; what a study lacks is listed as `not measured`.
 
 Written: claims.json, one record a claim and model; tables claims (one row a part) and power; claims.md, which a person
-reads first.
+reads first; table1_main.md, the main tables and below them what differences the study could find.
 
     python -m profit claims --tables results/miniature/tables --published results/published
         --output results/miniature/claims.json --output-folder results/miniature/tables
@@ -17,11 +17,11 @@ import logging
 from pathlib import Path
 
 from profit import claims_published as paper
-from profit import controls, estimators, own_rate, provenance, verdict_table
+from profit import controls, estimators, own_rate, provenance, summary, verdict_table
 from profit.claim_power import power_table, study_power
 from profit.claim_tables import load_bases
 from profit.claim_verdicts import FIRST, Claim, claim_rows, collapsed, judge, over_all
-from profit.files import atomic_path, write_csv, write_json, write_parquet
+from profit.files import atomic_path, read_parquet, write_csv, write_json, write_parquet
 
 log = logging.getLogger(__name__)
 
@@ -275,7 +275,7 @@ CLAIMS = (
         f"share of the tokens below {estimators.LOW} in the batch gradient, <g, G> / |G|^2, over that of the tokens",
         "the other bins of probability",
         paper.unstated,
-        None,
+        "gradient_share",
         1.0,
         "twice their share, less is no dominance",
         "ratio",
@@ -301,9 +301,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--tables", required=True, type=Path, help="results/<study>/tables")
     parser.add_argument("--published", required=True, type=Path, help="folder of the paper's numbers (CSV)")
     parser.add_argument("--output", required=True, type=Path, help="claims.json")
-    parser.add_argument(
-        "--output-folder", required=True, type=Path, help="where tables claims and power and claims.md go"
-    )
+    parser.add_argument("--output-folder", required=True, type=Path, help="where tables and both texts go")
     parser.add_argument(
         "--without-questions", action="store_true", help="judge tables that lack questions; their power stays unknown"
     )
@@ -332,8 +330,11 @@ def main(argv: list[str] | None = None) -> None:
             frame = frame[["study", *frame.columns.drop("study")]]
             write_csv(args.output_folder / f"{name}.csv", frame)
             write_parquet(args.output_folder / f"{name}.parquet", frame)
-        with atomic_path(args.output_folder / "claims.md") as temporary:
-            temporary.write_text(verdict_table.whole(content), encoding="utf-8")
+        main_tables = summary.main_tables(read_parquet(args.tables / "main.parquet", summary.MAIN))
+        texts = {"claims": verdict_table.whole(content), "table1_main": verdict_table.with_power(main_tables, content)}
+        for name, text in texts.items():
+            with atomic_path(args.output_folder / f"{name}.md") as temporary:
+                temporary.write_text(text, encoding="utf-8")
         write_json(args.output, {**content, "provenance": job.record()})
     log.info("%s: %s", args.output, content["over_bases"])
 

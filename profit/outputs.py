@@ -7,8 +7,8 @@ from profit.runs import mapped
 from profit.study import Study
 
 FIGURES = [
-    "table1_main", "kept_share", "fig2_multi_reference", "fig3_probability", "fig4_threshold", "fig5_lora_rank",
-    "fig6_epochs", "learning_rate", "fig11_coloured", "gradient_share", "drift", "answer_style",
+    "claims", "table1_main", "kept_share", "account", "fig2_multi_reference", "fig3_probability", "fig4_threshold",
+    "fig5_lora_rank", "fig6_epochs", "learning_rate", "fig11_coloured", "gradient_share", "drift", "answer_style",
     "phase",
 ]  # fmt: skip
 # Tables of many rows, for programs alone.
@@ -45,6 +45,7 @@ def figures_of(study: Study) -> list[str]:
     sweeps, labels = study.sweeps, bool(study.analysis.annotators)
     several = any(method.references > 1 for method in study.methods.values())
     drawn = {
+        "account": study.analysis.account,
         "fig2_multi_reference": sweeps.overfitting or several,
         "fig3_probability": labels,
         "fig4_threshold": sweeps.threshold,
@@ -53,8 +54,8 @@ def figures_of(study: Study) -> list[str]:
         "learning_rate": sweeps.learning_rate,
         "fig11_coloured": labels,
         "gradient_share": study.analysis.gradients,
-        "answer_style": study.analysis.answer_style,
         "phase": mapped(study),
         "drift": study.analysis.drift,
+        "answer_style": study.analysis.answer_style,
     }
     return [name for name in FIGURES if drawn.get(name, True)]

@@ -12,6 +12,9 @@ import pandas as pd
 from profit.gather import RUN
 from profit.published import TABLES, title
 
+MAIN = ["table", "model", "method", "benchmark", "mean", "low", "high", "seeds"]
+MAIN += ["difference_vs_sft", "difference_low", "difference_high"]
+
 
 def whole(name: str, tables: dict[str, pd.DataFrame]) -> str:
     """What was run, what it cost and the main numbers, in Markdown."""

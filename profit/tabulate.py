@@ -240,7 +240,6 @@ def write_all(folder: Path, name: str, tables: dict[str, pd.DataFrame]) -> None:
     for lacking in set(OPTIONAL) - set(tables):
         for kind in ("csv", "parquet"):
             (folder / f"{lacking}.{kind}").unlink(missing_ok=True)
-    write_text(folder / "table1_main.md", summary.main_tables(tables["main"]))
     write_text(folder / "published.md", summary.published_numbers(tables["published"]))
     write_text(folder / "summary.md", summary.whole(name, tables))
 

@@ -52,6 +52,11 @@ def whole(content: dict[str, Any]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def with_power(main_tables: str, content: dict[str, Any]) -> str:
+    """table1_main.md of a study: its main tables, and below them what differences it could find."""
+    return "\n".join([main_tables, "## Power", "", *power_lines(content)]) + "\n"
+
+
 def over_bases(content: dict[str, Any], bases: Sequence[str]) -> list[str]:
     """The verdict of each claim over all bases, and on how many it is which."""
     lines = [f"| claim | verdict over {len(bases)} bases | of them |", "|---|---|---|"]

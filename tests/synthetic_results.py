@@ -192,7 +192,7 @@ def write_results(folder: Path, content: dict[str, Any], questions: int = 20, tu
             overfit = make_overfit(run, rng, ["all"] if study["labels"] is None else ["all", "core", "replaceable"])
             write_json(folder / "overfit" / f"{place}.json", overfit)
         if run["account"]:
-            cells = make_cells(run, rng)
+            cells = make_cells(run, study["labels"] is not None)
             write_parquet(folder / "account" / f"{place}.parquet", cells, {"provenance": provenance(run)})
         if run["drift"]:
             write_json(folder / "drift" / f"{place}.json", make_drift(run, rng))
@@ -268,13 +268,22 @@ def make_overfit(run: dict[str, Any], rng: np.random.Generator, names: list[str]
     }
 
 
-def make_cells(run: dict[str, Any], rng: np.random.Generator) -> pd.DataFrame:
+def make_cells(run: dict[str, Any], labelled: bool) -> pd.DataFrame:
+    """Core tokens rise, replaceable ones fall, fixed ones stay; a bin without core tokens; the end in the last bin."""
+    from profit.correlate import BIN_EDGES
+
     named = {key: run[key] for key in ("model", "method", "seed", "references", "budget")}
-    rows = []
+    rng, bins = np.random.default_rng(run["seed"]), list(zip(BIN_EDGES[:-1], BIN_EDGES[1:], strict=True))
+    tokens = {"core": [3, 5, 0, 8, 20, 200], "replaceable": [60, 30, 20, 15, 10, 5], "fixed": [0, 0, 0, 1, 1, 2000]}
+    tokens["end"] = [0, 0, 0, 0, 0, 30]
+    tokens = {"all": np.sum(list(tokens.values()), axis=0).tolist()} | (tokens if labelled else {})
+    size, rows = {"all": 0.05, "core": 0.3, "replaceable": -0.3, "fixed": 0.0, "end": 0.0}, []
     for name in ("trained", "held"):
-        for label, low, high in (("all", 0.0, 1.0), ("all", 0.0, 0.1), ("core", 0.0, 1.0)):
-            row = {**named, "set": name, "label": label, "low": low, "high": high, "tokens": 20}
-            rows.append(row | {"change": 0.1 + 0.01 * rng.normal(), "change_low": 0.0, "change_high": 0.2})
+        for label, counts in tokens.items():
+            for (low, high), count in zip([(0.0, 1.0), *bins], [sum(counts), *counts], strict=True):
+                row = {**named, "set": name, "label": label, "low": low, "high": high, "tokens": count}
+                change = size[label] * (1.1 - low) + 0.01 * rng.normal() if count else np.nan
+                rows.append(row | {"change": change, "change_low": change - 0.1, "change_high": change + 0.1})
     shares = {"raised": 0.5, "lowered": 0.2, "probability_before": 0.5, "probability_after": 0.6}
     return pd.DataFrame(rows).assign(**shares)
 

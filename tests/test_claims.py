@@ -275,7 +275,10 @@ def test_the_table_for_a_person(judged):
     )
     assert "| 0 of 60 tokens break it | 60 tokens | replicated |" in text
     assert "tau 0.5: " in text and "(weakest of 2)" in text
-    assert "10 seeds and 100 questions find a difference of" in text
+    main = (judged[1] / "table1_main.md").read_text()
+    assert "| profit | 50.0 ± 10.0 |" in main and main.index("| profit |") < main.index("## Power")
+    for where in (text, main):
+        assert "10 seeds and 100 questions find a difference of" in where
     assert "In three disjoint sets of the seeds: replicated, replicated, replicated" in text
     assert not re.search(r"\bnan\b|None", text)
     assert len([line for line in lines if line.startswith("| ")]) == len(claims.CLAIMS) + 1

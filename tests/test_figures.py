@@ -16,7 +16,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from profit import draw, tabulate
+from profit import claims, draw, tabulate
 from profit.figures import style, tables
 from profit.files import InputError, write_parquet
 
@@ -33,6 +33,8 @@ def tabulated(folder: Path, study: dict[str, Any], questions: int = 10) -> Path:
     tables = tabulate.tabulate(folder, PUBLISHED, made.listed_study(study))
     for name, frame in tables.items():
         write_parquet(folder / "tables" / f"{name}.parquet", frame)
+    judge = ["--tables", str(folder / "tables"), "--output-folder", str(folder / "tables")]
+    claims.main([*judge, "--published", str(PUBLISHED), "--output", str(folder / "claims.json")])
     if "tune" in study:
         made.write_results(folder / "tune", study, questions=questions, tune=True)
         tune = tabulate.tune_table(folder / "tune", made.listed_study(study, tune=True))
@@ -57,7 +59,8 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tables of a study with the paper's models, tables and sweeps, of some models alone."""
     study = made.paper_study(2, MODELS)
     judge = {"model": "judge", "base_url": "https://example.org/v1"}
-    study["analysis"] = {"annotators": ["agreement", "llm"], "judge": judge, "gradients": {}, "drift": ["sft", "profit"]}
+    study["analysis"] = {"annotators": ["agreement", "llm"], "judge": judge, "gradients": {}}
+    study["analysis"] |= {"drift": ["sft", "profit"], "account": ["sft", "profit"]}
     study["analysis"]["answer_style"] = ["vanilla", "sft", "profit"]
     return tabulated(tmp_path_factory.mktemp("paper"), study, questions=4)
 
@@ -73,6 +76,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
         study["methods"][name]["models"] = [made.QWEN[1]]
     study["sweeps"]["epochs"]["models"] = [made.QWEN[1]]
     study["analysis"]["answer_style"] = ["sft", "profit"]
+    study["analysis"]["account"] = ["sft"]
     return tabulated(tmp_path_factory.mktemp("bare"), study, questions=4)
 
 
@@ -142,6 +146,7 @@ def test_the_paper_s_own_study_is_readable(name: str, paper: Path) -> None:
     figure = lay_out(name, paper)
     check_texts(figure)
     swept = {
+        "claims": [],  # its bases share the rows
         "fig2_multi_reference": made.QWEN[1:2],
         "fig4_threshold": made.QWEN[1:2],
         "fig5_lora_rank": made.QWEN[1:2],
@@ -187,7 +192,7 @@ def test_one_seed_is_called_descriptive_and_has_no_interval(name: str, one_seed:
     if name in ("fig3_probability", "fig11_coloured", "gradient_share"):  # no seeds in them
         return
     assert "descriptive" in said
-    if name != "table1_main":
+    if name not in ("table1_main", "claims"):  # those over prompts
         assert "interval" not in said
 
 
@@ -427,9 +432,13 @@ def test_controls_stand_in_table_1_alone_under_names_of_their_own(tmp_path: Path
 def test_several_models_get_a_block_each(drawn: dict[str, Figure], folder: Path, tmp_path: Path) -> None:
     for path in folder.glob("*.parquet"):
         frame = pd.read_parquet(path)
-        write_parquet(tmp_path / path.name, pd.concat([frame, frame.assign(model="other")], ignore_index=True))
+        # The other is a base of its own.
+        changes = dict.fromkeys({"model", "base"} & set(frame), "other")
+        write_parquet(tmp_path / path.name, pd.concat([frame, frame.assign(**changes)], ignore_index=True))
     for name in FIGURES:
         figure = build(name, tmp_path)
+        if name == "claims":  # its bases share the rows
+            continue
         assert {"mini", "other"} <= set(words(figure).split("\n")), name
         assert figure.get_size_inches()[1] > 1.5 * drawn[name].get_size_inches()[1]
 

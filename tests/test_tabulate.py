@@ -348,13 +348,13 @@ def test_the_typical_answer_is_one_that_a_page_holds_and_the_annotator_labelled(
 
 
 def test_markdown_names_intervals_and_single_seeds(whole: tuple[Path, dict[str, Any]], small: Path) -> None:
-    text = (whole[0] / "tables" / "table1_main.md").read_text()
+    text = (whole[0] / "tables" / "summary.md").read_text()
     main = pd.read_parquet(whole[0] / "tables" / "main.parquet").set_index(["method", "benchmark"])
     row = main.loc[("profit", "average")]
     assert f"{100 * row['mean']:.1f} ± {100 * (row['high'] - row['mean']):.1f}" in text
     assert f"[{100 * row['difference_low']:+.1f}, {100 * row['difference_high']:+.1f}]" in text
     tables = run(small, small_study(seeds=1))
-    assert "(descriptive)" in (tables / "table1_main.md").read_text()
+    assert "(descriptive)" in (tables / "summary.md").read_text()
     one = pd.read_parquet(tables / "main.parquet")
     assert one[["low", "high", "difference_low", "difference_high"]].isna().all(axis=None)
     assert one["mean"].notna().all()

@@ -124,7 +124,7 @@ def test_the_default_is_the_miniature_and_its_configuration_alone(tmp_path):
     copy_repository(tmp_path)
     text = snakemake(tmp_path, "-n")
     counts = dict(re.findall(r"\n(\w+) +(\d+)\b", text))
-    assert int(counts["train"]) <= 80 and int(counts["evaluate"]) <= 95 and int(counts["draw"]) == 10
+    assert int(counts["train"]) <= 80 and int(counts["evaluate"]) <= 95 and int(counts["draw"]) == 12
     assert "results/miniature/report.html" in text and "smoke" not in text
 
 
@@ -223,7 +223,7 @@ def test_the_smoke_study_makes_everything(finished):
     for path in ("report.html", "tables/main.csv", "tables/table1_main.md", "benchmarks/account.json"):
         assert (finished / "results/smoke" / path).stat().st_size > 100, path
     figures = sorted(path.name for path in (finished / "figures/smoke").iterdir())
-    assert len(figures) == 22 and figures[0] == "fig11_coloured.pdf"
+    assert len(figures) == 26 and figures[0] == "account.pdf"
     main = pd.read_csv(finished / "results/smoke/tables/main.csv")
     assert set(main["method"]) == {"vanilla", "sft", "profit", "random", "iw_sft", "excess", "asft"}
     assert "Figure 4 of the paper" in (finished / "results/smoke/report.html").read_text()

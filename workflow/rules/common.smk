@@ -340,6 +340,8 @@ def table_files(wildcards):
     """The tables a figure may read: those of this study, or the shipped ones, which no rule makes."""
     if wildcards.tables_of == "reference":
         return sorted(str(path) for path in Path(f"{ROOT}results/reference/tables").glob("*.parquet"))
+    if wildcards.figure == "claims":
+        return [f"{RESULTS}/tables/claims.parquet"]
     return [f"{RESULTS}/tables/{name}.parquet" for name in TABLES] + TUNE_TABLE
 
 

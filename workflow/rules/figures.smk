@@ -18,12 +18,6 @@ rule tabulate:
     output:
         expand(f"{RESULTS}/tables/{{file}}", file=files_of(TABLES)),
         report(
-            f"{RESULTS}/tables/table1_main.md",
-            caption="../report/table1_main.rst",
-            category="Tables",
-            labels={"table": "Table 1"},
-        ),
-        report(
             f"{RESULTS}/tables/published.md",
             caption="../report/published.rst",
             category="Tables",
@@ -100,6 +94,12 @@ rule claims:
             category="Claims",
             labels={"table": "Verdicts"},
         ),
+        report(
+            f"{RESULTS}/tables/table1_main.md",
+            caption="../report/table1_main.rst",
+            category="Tables",
+            labels={"table": "Table 1"},
+        ),
         summary=f"{RESULTS}/claims.json",
     log:
         f"{RESULTS}/logs/claims.log",
@@ -152,9 +152,10 @@ rule report:
         runtime=asked("report", "runtime"),
     params:
         snakefile=f"{ROOT}Snakefile",
+        stylesheet=f"{ROOT}workflow/report/report.css",
         study=STUDY_FILE,
     message:
         "Write the report"
     shell:
         "env -u SNAKEMAKE_PROFILE snakemake {input.figures} {input.tables} {input.claims} --snakefile {params.snakefile}"
-        " --configfile {params.study} --report {output} --nolock > {log} 2>&1"
+        " --configfile {params.study} --report {output} --report-stylesheet {params.stylesheet} --nolock > {log} 2>&1"
