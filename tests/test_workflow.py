@@ -226,7 +226,12 @@ def test_the_smoke_study_makes_everything(finished):
     assert len(figures) == 26 and figures[0] == "account.pdf"
     main = pd.read_csv(finished / "results/smoke/tables/main.csv")
     assert set(main["method"]) == {"vanilla", "sft", "profit", "random", "iw_sft", "excess", "asft"}
-    assert "Figure 4 of the paper" in (finished / "results/smoke/report.html").read_text()
+    report = (finished / "results/smoke/report.html").read_text()
+    assert "Figure 4 of the paper" in report and "System Message" not in report
+    opening = json.loads(re.search(r"var workflow_desc = (.*);\n", report)[1])
+    judged = json.loads((finished / "results/smoke/claims.json").read_text())["over_bases"]
+    assert "Verdicts of study smoke" in opening and opening.count("<tr>") == len(judged) + 1
+    assert opening.index("ProFit beats SFT on average") < opening.index("above SFT at 100 % of the thresholds")
 
 
 def test_a_person_sees_plan_progress_and_account(finished):

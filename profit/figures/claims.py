@@ -90,7 +90,7 @@ def draw_panel(axes: Axes, claims: pd.DataFrame, bases: list[str]) -> set[str]:
     axes.grid(visible=True, axis="x")
     axes.axvline(0, color="black", linewidth=0.8)
     axes.axvline(1, color="black", linewidth=0.8, linestyle=(0, (4, 2)))
-    set_scale(axes, claims)
+    set_scale(axes)
     axes.set_xlabel(
         "distance to the margin, over the margin" if margins else "effect over the smallest effect of interest"
     )
@@ -136,10 +136,9 @@ def beside(claim: pd.DataFrame, several: bool) -> str:
     return said if len(parts) == 1 else f"{said}\nweakest: {style.benchmark(name)}"
 
 
-def set_scale(axes: Axes, claims: pd.DataFrame) -> None:
-    """The axis, wide enough for all that is drawn, with 0 and 1 in it."""
-    drawn = claims[["mean", "low", "high", "published_value"]].div(claims["scale"], axis=0)
-    low, high = min(drawn.min(axis=None), 0), max(drawn.max(axis=None), 1)
+def set_scale(axes: Axes) -> None:
+    """The axis, wide enough for all that is drawn."""
+    low, high = axes.dataLim.intervalx
     axes.set_xscale("symlog", linthresh=LINEAR, linscale=1.5)
     axes.set_xlim(low - 0.1 * abs(low) - 0.15, high + 0.1 * high + 0.15)
     axes.set_xticks([tick for tick in TICKS if low <= tick <= high])
