@@ -81,7 +81,7 @@ def draw_panel(axes: Axes, claims: pd.DataFrame, bases: list[str]) -> set[str]:
                 axes.axhspan(len(labels) - 0.5, len(labels) + 0.5, color="#F4F4F4", linewidth=0)
             words |= draw_claim(axes, rows, len(labels), bases)
             labels.append(fill(rows["sentence"].iloc[0], LETTERS))
-    axes.set_yticks(range(len(labels)), labels, linespacing=0.95)
+    axes.set_yticks(range(len(labels)), labels, linespacing=1.1)
     for label in axes.get_yticklabels():
         label.set_fontweight("bold" if label.get_text().startswith(tuple(FAMILIES.values())) else "normal")
     axes.tick_params("y", length=0)

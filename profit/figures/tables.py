@@ -66,7 +66,7 @@ def load_runs(folder: Path) -> pd.DataFrame:
 def arms(folder: Path) -> pd.DataFrame:
     """Models that are another's base met by other references: model, base, times.
 
-    They are arms of a comparison and no bases of their own; times: prompts over the base's, where nothing else differs.
+    They are arms of a comparison, no bases of their own; times: prompts over the base's, where nothing else differs.
     None where there is no table models, as in older studies.
     """
     if not (folder / "models.parquet").is_file():
