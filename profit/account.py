@@ -4,18 +4,19 @@ Per set of references, label and bin of the base's probability: number of tokens
 less base, in nats, with a 95 % percentile bootstrap of prompts; shares of the tokens raised and lowered by more than
 THRESHOLD; mean probability before and after. Sets: `trained`, the references that the run learnt from; `held`, those
 of the same prompts that no run learns from; `new`, those of prompts that have held references alone (unseen prompts,
-put into the same tables). Any other reference counts for none.
+from profit.unseen in further files). Any other reference counts for none.
 
 `mean_loss_change` of a set is the mean of log p_base - log p_run: how much less likely its tokens have become. It is
 no divergence: its tokens are those of the references, and only over samples of the base itself would it estimate
 KL(base || run), how far the run has drifted.
 
-    python -m profit account --run LEAF [--train train.json] --base-scores P --scores P --references P
-        [--annotations P] --output summary.json --cells cells.parquet
+    python -m profit account --run LEAF [--train train.json] --base-scores P [P] --scores P [P] --references P [P]
+        [--annotations P [P]] --output summary.json --cells cells.parquet
 """
 
 import argparse
 import logging
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -35,6 +36,31 @@ THRESHOLD = 0.01  # nats: less counts as unmoved
 RESAMPLES = 2_000
 NAMES = ["model", "method", "seed", "references", "budget"]
 COLUMNS = ["prompt_id", "reference_id", "position", "token_id", "start", "end", "logprob"]
+
+
+def read_all(read: Callable[[str, list[str]], pd.DataFrame], paths: list[str], columns: list[str]) -> pd.DataFrame:
+    """The rows of all files."""
+    return pd.concat([read(path, columns) for path in paths], ignore_index=True)
+
+
+def join_references(paths: list[str]) -> tuple[pd.DataFrame, str | None]:
+    """The references of the first file and those of unseen prompts of any further ones; hash of their world.
+
+    Raises:
+        InputError: a further file of another world, with a reference that is not held, or with a prompt known before.
+    """
+    world, frames = provenance.world_of(paths[0]), [load_references(paths[0])]
+    for path in paths[1:]:
+        frame = load_references(path)
+        if (found := provenance.world_of(path)) != world:
+            raise InputError(f"{path}: found references of world {found}, expected {world} as in {paths[0]}")
+        known = frame.prompt_id.isin(pd.concat(frames).prompt_id)
+        for wrong, what in ((known, "that stands in a file before it"), (~frame.held, "with a reference not held")):
+            if wrong.any():
+                name = frame[wrong].iloc[0].prompt_id
+                raise InputError(f"{path}: found prompt {name} {what}, expected unseen prompts, all references held")
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True), world
 
 
 def assign_sets(references: pd.DataFrame, run: dict[str, Any], unseen: list[int]) -> pd.DataFrame:
@@ -114,10 +140,13 @@ def make_parser() -> argparse.ArgumentParser:
         "--run", required=True, help="JSON of the run: model, method, seed, references, budget, choice"
     )
     parser.add_argument("--train", help="train.json of the run; left out: it reached every reference that it chose")
-    parser.add_argument("--base-scores", required=True, help="scores of the base, from profit.score")
-    parser.add_argument("--scores", required=True, help="scores of the run, from profit.score")
-    parser.add_argument("--references", required=True, help="references.parquet")
-    parser.add_argument("--annotations", help="labelled spans, from profit.annotate; left out: no labels")
+    files = {"nargs": "+", "metavar": "FILE"}
+    parser.add_argument("--base-scores", required=True, help="scores of the base, from profit.score", **files)
+    parser.add_argument("--scores", required=True, help="scores of the run, from profit.score", **files)
+    parser.add_argument(
+        "--references", required=True, help="references.parquet, then those of unseen prompts", **files
+    )
+    parser.add_argument("--annotations", help="labelled spans, from profit.annotate; left out: no labels", **files)
     parser.add_argument("--output", required=True, help="summary, JSON")
     parser.add_argument("--cells", required=True, help="one row a set, label and bin, Parquet")
     return parser
@@ -128,13 +157,14 @@ def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     run = parse_run(args.run)
     unseen = [] if args.train is None else read_training(args.train)[1]
-    sets = assign_sets(load_references(args.references), run, unseen)
-    scores, base = read_scores(args.scores, COLUMNS), read_scores(args.base_scores, COLUMNS)
-    spans = None if args.annotations is None else read_parquet(args.annotations, SPAN_COLUMNS)
-    with provenance.job("account", settings=run, world=provenance.world_of(args.references)) as job:
-        tokens = tokens_of(sets, scores, args.scores).rename(columns={"logprob": "after"})
-        tokens["before"] = base_rows(base, tokens, args.base_scores)
-        tokens["label"] = None if spans is None else label_tokens(tokens, spans, args.annotations)
+    references, world = join_references(args.references)
+    sets = assign_sets(references, run, unseen)
+    scores, base = (read_all(read_scores, paths, COLUMNS) for paths in (args.scores, args.base_scores))
+    spans = None if args.annotations is None else read_all(read_parquet, args.annotations, SPAN_COLUMNS)
+    with provenance.job("account", settings=run, world=world) as job:
+        tokens = tokens_of(sets, scores, ", ".join(args.scores)).rename(columns={"logprob": "after"})
+        tokens["before"] = base_rows(base, tokens, ", ".join(args.base_scores))
+        tokens["label"] = None if spans is None else label_tokens(tokens, spans, ", ".join(args.annotations))
         cells = make_cells(tokens)
         named = {name: run[name] for name in NAMES}
         write_parquet(args.cells, cells.assign(**named)[[*NAMES, *cells]], {"provenance": job.record()})

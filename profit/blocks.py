@@ -19,12 +19,23 @@ TASKS = Path(__file__).resolve().parent.parent / "workflow" / "benchmarks"
 
 
 class Generated(References):
-    """References of a miniature: `prompts` problems with `references` answers each, and those of the world's check."""
+    """References of a miniature: `prompts` problems with `references` answers each, those of the world's check, and
+    those of unseen prompts."""
 
     prompts: Count = 300
     references: Count = 8
     held: Annotated[int, Field(ge=0)] = 3
     careful: Annotated[int, Field(ge=0)] = Field(1000, description="fresh prompts, answered in the base's own wording")
+    unseen: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="prompts that no method trains on, with `held` references each, which analysis.account counts too",
+    )
+
+    @model_validator(mode="after")
+    def _unseen_are_answered(self) -> "Generated":
+        if self.unseen and not self.held:
+            raise ValueError(f"unseen: found {self.unseen} with held = 0, expected references to answer them")
+        return self
 
 
 class Benchmark(Strict):

@@ -30,9 +30,9 @@ Runs = dict[tuple[str, str, int], Run]
 
 # Every rule whose jobs are counted, in the order of the work.
 RULES = (
-    "collect", "generate", "fetch", "pretrain", "questions", "score", "annotate", "agreement", "correlate", "train",
-    "evaluate", "overfit", "gradients", "account", "drift", "answer_style", "tabulate", "tune", "claims", "draw",
-    "report",
+    "collect", "generate", "unseen", "fetch", "pretrain", "questions", "score", "annotate", "agreement", "correlate",
+    "train", "evaluate", "overfit", "gradients", "account", "drift", "answer_style", "tabulate", "tune", "claims",
+    "draw", "report",
 )  # fmt: skip
 
 
@@ -48,6 +48,7 @@ class Cost:
 # or read (answer_style), tokens checked (gradients).
 COSTS = {
     "generate": Cost(1.3),
+    "unseen": Cost(0.8),
     "pretrain": Cost(0.5, 5.4),
     "score": Cost(0.2, 1.4),
     "annotate": Cost(0.7),
@@ -109,7 +110,12 @@ def _named(study: Study, runs: list[Run]) -> list[tuple[str, dict[str, object]]]
     styled = {run.leaf["model"] for run in runs if looked_at(study, run, "answer_style")}
     names += [("answer_style", {"model": model}) for model in styled]
     names += [("draw", {})] * len(figures_of(study)) + [("tune", {})] * bool(study.sweeps.learning_rate)
+    accounted = [run.key for run in runs if study.unseen and looked_at(study, run, "account")]
+    worlds = {study.world_of(model) for model, _, _ in accounted}
+    names += [("unseen", {}), ("annotate", {"annotator": study.labels})] * len(worlds)
     scored = {(model, "base") for model in models if annotators}
+    scored |= {(model, "unseen/base") for model, _, _ in accounted}
+    scored |= {(model, f"unseen/{method}_seed{seed}") for model, method, seed in accounted}
     for run in runs:
         model, method, seed = run.key
         whose = STORED_SCORES.get(run.leaf["objective"]["name"])
@@ -165,7 +171,8 @@ def job_seconds(study: Study, runs: Runs, rule: str, wildcards: dict[str, object
     elif rule == "pretrain":
         work = pretraining.steps * pretraining.documents_per_step
     elif rule == "score":
-        work = data.prompts * data.references
+        is_unseen = str(wildcards["scored"]).startswith("unseen/")
+        work = data.unseen * data.held if is_unseen else data.prompts * data.references
     # The smaller the model, the more of a step is overhead that does not shrink with it.
     size = 1.0 if rule == "answer_style" else 0.4 + 0.6 * pretraining.layers * pretraining.hidden**2 / DEFAULT_SIZE
     return cost.fixed + cost.unit * work / 1000 * size

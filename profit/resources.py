@@ -21,7 +21,7 @@ from profit.study import Study
 
 # (MB, minutes) of rules whose jobs are alike in all studies or small in a miniature.
 CONSTANT = {
-    "generate": (2000, 10), "pretrain": (4000, 60), "collect": (8000, 60), "fetch": (4000, 240),
+    "generate": (2000, 10), "unseen": (2000, 10), "pretrain": (4000, 60), "collect": (8000, 60), "fetch": (4000, 240),
     "questions": (4000, 60), "score": (4000, 30), "annotate": (2000, 10), "agreement": (4000, 30),
     "correlate": (4000, 30), "train": (4000, 60), "evaluate": (4000, 60), "overfit": (4000, 30),
     "gradients": (4000, 30), "account": (4000, 30), "drift": (4000, 30), "answer_style": (4000, 30),

@@ -78,6 +78,11 @@ class Study(Strict):
         prompts = self.models[world].prompts if world in self.models else None
         return self.data.model_copy(update={"prompts": prompts}) if prompts else self.data
 
+    @property
+    def unseen(self) -> int:
+        """Prompts of each world that no method trains on."""
+        return self.data.unseen if self.miniature else 0
+
     def base_of(self, model: str) -> str:
         """The model whose folder is its base: itself, unless it is like another."""
         return getattr(self.models[model], "like", None) or model
@@ -206,6 +211,8 @@ class Study(Strict):
         for method in self.analysis.answer_style:
             if method not in self.methods:
                 raise ValueError(f"analysis.answer_style: {unknown(method, self.methods)}")
+        if self.unseen and not self.analysis.account:
+            raise ValueError(f"data.unseen: found {self.unseen} without analysis.account, which alone reads them")
         if ("llm" in names) != (self.analysis.judge is not None):
             raise ValueError("analysis.judge: expected with annotator llm, and with it alone")
         if len(set(names)) != len(names) or self.miniature and "truth" not in names:

@@ -99,6 +99,23 @@ def draw_references(world: World, prompts: int, references: int, held: int) -> t
     return _answered("prompt", problems, references, held, world, annotator_styles(world), rng), problems
 
 
+def draw_unseen(world: World, prompts: int, unseen: int, references: int) -> tuple[list[dict], list[Problem]]:
+    """Rows of unseen.parquet: held answers to the `unseen` problems drawn next after the `prompts` of the references.
+
+    No content of those occurs again. The pool has few contents of one step, and those likely to be drawn go first: of
+    the rare ones, like one doubling, few or none are left.
+
+    Raises:
+        InputError: the pool has no contents left for so many.
+    """
+    problems = draw_problems(world, ItemSet(pool="tuning"), prompts + unseen, np.random.default_rng([world.seed, 5]))
+    rng = np.random.default_rng([world.seed, 7])
+    rows = _answered("prompt", problems[prompts:], references, references, world, annotator_styles(world), rng)
+    numbers = np.repeat(np.arange(prompts, prompts + unseen), references)
+    names = [{"prompt_id": f"prompt_{number:04d}"} for number in numbers]
+    return [row | name for row, name in zip(rows, names, strict=True)], problems[prompts:]
+
+
 def draw_careful(world: World, prompts: int, avoid: list[Problem]) -> tuple[list[dict], list[Problem]]:
     """Rows of careful.parquet: one answer each to fresh prompts, worded as the base words them.
 

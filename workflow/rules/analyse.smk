@@ -3,7 +3,7 @@ rule score:
     input:
         model=base,
         tuned=scored_run,
-        references=of_world(REFERENCES),
+        references=scored_references,
     output:
         f"{RESULTS}/scores/{{model}}/{{scored}}.parquet",
     log:

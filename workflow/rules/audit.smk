@@ -33,10 +33,10 @@ rule gradients:
 
 rule account:
     input:
-        references=of_world(REFERENCES),
-        annotations=labels_of,
-        base=expand(rules.score.output, scored="base", allow_missing=True),
-        scores=f"{RESULTS}/scores/{{model}}/{{method}}_seed{{seed}}.parquet",
+        references=of_world(f"{DATA}/{{data}}.parquet", data=ACCOUNTED),
+        annotations=of_world(ANNOTATIONS, data=ACCOUNTED, annotator=study.labels or []),
+        base=[f"{RESULTS}/scores/{{model}}/{folder}base.parquet" for folder in ACCOUNTED.values()],
+        scores=[f"{RESULTS}/scores/{{model}}/{folder}{{method}}_seed{{seed}}.parquet" for folder in ACCOUNTED.values()],
         summary=rules.train.output.summary,
     output:
         summary=f"{RESULTS}/account/{{model}}/{{method}}/seed{{seed}}.json",

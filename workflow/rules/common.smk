@@ -41,6 +41,8 @@ WORLD = f"{DATA}/world.json"
 PROBLEMS = f"{DATA}/benchmarks/{{benchmark}}.json"
 ANNOTATIONS = f"{RESULTS}/annotations/{{world}}/{{data}}/{{annotator}}.parquet"
 MODEL = f"{RESULTS}/models/{{model}}"
+# Whose tokens are accounted for, and the folders of their scores: the references, and those of unseen prompts.
+ACCOUNTED = {"references": "", "unseen": "unseen/"} if study.unseen else {"references": ""}
 STUDY_RUNS = study_runs(RUNS)
 TUNE_RUNS = tune_runs(RUNS)
 OVERFIT_RUNS = [run for run in STUDY_RUNS if "overfitting" in run.groups]
@@ -65,9 +67,9 @@ wildcard_constraints:
     benchmark="|".join(EVALUATED),
     seed=r"\d+",
     checkpoint=r"final|epoch\d+",
-    data="references|careful",
+    data="references|careful|unseen",
     annotator="|".join(ANNOTATORS) or "none",
-    scored=r"base|\w[\w.]*_seed\d+",
+    scored=r"(unseen/)?(base|\w[\w.]*_seed\d+)",
     figure="|".join(outputs.FIGURES),
     tables_of=f"{study.name}|reference",
 
@@ -231,11 +233,17 @@ def data_of(wildcards):
     return run_of(wildcards).leaf["data"]
 
 
+def scored_references(wildcards):
+    """The references whose scores are wanted: those of the world's prompts, or of its unseen ones."""
+    return of_world(f"{DATA}/unseen.parquet" if wildcards.scored.startswith("unseen/") else REFERENCES)(wildcards)
+
+
 def scored_run(wildcards):
     """The model of the run whose scores are wanted; nothing for the base itself."""
-    if wildcards.scored == "base":
+    scored = wildcards.scored.removeprefix("unseen/")
+    if scored == "base":
         return []
-    method, _, seed = wildcards.scored.rpartition("_seed")
+    method, _, seed = scored.rpartition("_seed")
     return f"{run_folder('runs', RUNS[wildcards.model, method, int(seed)])}/model"
 
 

@@ -20,7 +20,7 @@ if study.miniature:
         params:
             code=code("generate"),
             world=lambda wildcards: canonical_json(study.worlds[wildcards.world].model_dump()),
-            data=lambda wildcards: canonical_json(study.data_of(wildcards.world).model_dump()),
+            data=lambda wildcards: canonical_json(study.data_of(wildcards.world).model_dump(exclude={"unseen"})),
             benchmarks=generated_benchmarks(),
             folder=subpath(output.references, parent=True),
         message:
@@ -28,6 +28,33 @@ if study.miniature:
         shell:
             "python -m profit generate --world {params.world:q} --data {params.data:q}"
             " --benchmarks {params.benchmarks:q} --output-folder {params.folder} > {log} 2>&1"
+
+    rule unseen:
+        input:
+            REFERENCES,
+        output:
+            f"{DATA}/unseen.parquet",
+        log:
+            f"{RESULTS}/logs/unseen/{{world}}.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/unseen/{{world}}.jsonl"
+        conda:
+            "../../environment.yml"
+        threads: 1
+        resources:
+            mem_mb=asked("unseen", "mem_mb"),
+            runtime=asked("unseen", "runtime"),
+        params:
+            code=code("unseen"),
+            world=lambda wildcards: canonical_json(study.worlds[wildcards.world].model_dump()),
+            data=lambda wildcards: canonical_json(
+                study.data_of(wildcards.world).model_dump(include={"prompts", "held", "unseen"})
+            ),
+        message:
+            "Generate the unseen prompts of world {wildcards.world}"
+        shell:
+            "python -m profit unseen --world {params.world:q} --data {params.data:q} --references {input}"
+            " --output {output} > {log} 2>&1"
 
     rule pretrain:
         input:
