@@ -48,7 +48,7 @@ class Cost:
 # or read (answer_style), tokens checked (gradients).
 COSTS = {
     "generate": Cost(1.3),
-    "unseen": Cost(0.8),
+    "unseen": Cost(0.5),
     "pretrain": Cost(0.5, 5.4),
     "score": Cost(0.2, 1.4),
     "annotate": Cost(0.7),

@@ -126,10 +126,11 @@ def files(model_folder: Path, references_path: Path, annotations_path: Path, tmp
     return paths | {"references": references_path, "annotations": annotations_path}
 
 
-def call(files: dict[str, Path], **changes: object) -> tuple[dict, pd.DataFrame]:
+def call(files: dict[str, Path | list[Path]], **changes: object) -> tuple[dict, pd.DataFrame]:
     """Run the command; its summary and its cells."""
-    outputs = {name: files["scores"].with_name(f"out.{name}") for name in ("json", "parquet")}
-    arguments = [part for name, path in files.items() for part in (f"--{name}", str(path))]
+    paths = {name: path if isinstance(path, list) else [path] for name, path in files.items()}
+    outputs = {name: paths["scores"][0].with_name(f"out.{name}") for name in ("json", "parquet")}
+    arguments = [part for name, listed in paths.items() for part in (f"--{name}", *map(str, listed))]
     run = ["--run", json.dumps(RUN | changes)]
     account.main([*arguments, *run, "--output", str(outputs["json"]), "--cells", str(outputs["parquet"])])
     return read_json(outputs["json"]), read_parquet(outputs["parquet"])
@@ -173,6 +174,61 @@ def test_a_run_that_is_its_base_changed_nothing(files: dict[str, Path]) -> None:
     summary, cells = call(files | {"scores": files["base-scores"]})
     assert summary["mean_loss_change"] == {"trained": 0, "held": 0}
     assert (cells[cells.tokens > 0][["change", "change_low", "change_high", "raised", "lowered"]] == 0).all(axis=None)
+
+
+@pytest.fixture
+def unseen(files: dict[str, Path], tmp_path: Path) -> dict[str, list[Path]]:
+    """The inputs, each with a file of two unseen prompts beside it; the run makes their tokens less likely by half."""
+    frames = {name: read_parquet(path) for name, path in files.items()}
+    frames["scores"] = frames["base-scores"].assign(logprob=frames["base-scores"].logprob + np.float32(np.log(0.5)))
+    frames["references"] = frames["references"].assign(held=True)
+    for name, frame in frames.items():
+        own = frame[frame.prompt_id.isin(["p000", "p001"]) & (frame.reference_id < 3)]
+        write_parquet(tmp_path / f"unseen_{name}.parquet", own.assign(prompt_id="new_" + own.prompt_id))
+    return {name: [path, tmp_path / f"unseen_{name}.parquet"] for name, path in files.items()}
+
+
+def test_unseen_prompts_are_a_set_of_their_own(files: dict[str, Path], unseen: dict[str, list[Path]]) -> None:
+    (before, known), (after, cells) = call(files), call(unseen)
+    pd.testing.assert_frame_equal(cells[cells.set != "new"].reset_index(drop=True), known)
+    assert after["answers"] == before["answers"] | {"new": 6}
+    assert after["mean_loss_change"] == before["mean_loss_change"] | {"new": pytest.approx(np.log(2))}
+    new = cells[(cells.set == "new") & (cells.tokens > 0)]
+    assert (new.change + np.log(2)).abs().max() < 1e-6 and (new.lowered == 1).all() and (new.raised == 0).all()
+    whole = new[(new.low == 0) & (new.high == 1)].set_index("label").tokens
+    frame, spans = read_parquet(unseen["base-scores"][1]), load_references(unseen["references"][1]).set_index(
+        ["prompt_id", "reference_id"]
+    ).spans  # fmt: skip
+    labels = [
+        label
+        for key, own in frame.groupby(["prompt_id", "reference_id"])
+        for label in token_labels(list(zip(own.start, own.end, strict=True)), spans[key])
+    ]
+    assert whole.drop("all").to_dict() == {label: labels.count(label) for label in set(labels)}
+    assert whole["all"] == len(labels) == len(frame)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda frame: frame.assign(held=frame.reference_id > 0), "found prompt new_p000 with a reference not held"),
+        (lambda frame: frame.assign(prompt_id="p003"), "found prompt p003 that stands in a file before it"),
+        (lambda frame: frame.assign(prompt_id=frame.prompt_id + "_"), "scores.parquet.*no score of prompt new_p000_"),
+    ],
+    ids=["not held", "known", "not scored"],
+)
+def test_files_that_are_not_of_unseen_prompts_are_named(unseen: dict[str, list[Path]], change, expected: str) -> None:
+    path = unseen["references"][1]
+    frame = change(read_parquet(path)).drop_duplicates(["prompt_id", "reference_id"])
+    write_parquet(path, frame)
+    with pytest.raises(InputError, match=expected):
+        call(unseen)
+
+
+def test_unseen_prompts_of_another_world_are_refused(unseen: dict[str, list[Path]]) -> None:
+    write_parquet(unseen["references"][1], read_parquet(unseen["references"][1]), {"provenance": {"world": "other"}})
+    with pytest.raises(InputError, match="unseen_references.parquet: found references of world other, expected None"):
+        call(unseen)
 
 
 def test_answers_never_reached_are_read_from_train_json(files: dict[str, Path], tmp_path: Path) -> None:

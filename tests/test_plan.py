@@ -138,6 +138,23 @@ def test_jobs_of_a_model_with_more_prompts_take_longer():
     )
 
 
+def test_unseen_prompts_cost_little_and_only_where_they_are_accounted_for():
+    study = load_study(ROOT / "workflow" / "studies" / "miniature.yaml")
+    without = study.model_copy(update={"data": study.data.model_copy(update={"unseen": 0})})
+    jobs, others = (Counter(job.rule for job in plan.jobs_of(item)) for item in (study, without))
+    accounts = jobs["account"]
+    assert jobs - others == {"unseen": 1, "annotate": 1, "score": accounts + 1} and accounts == 20
+    seconds, more = (sum(job.seconds for job in plan.jobs_of(item)) for item in (without, study))
+    assert 0 < more - seconds < 25
+    keys = {"model": "mini", "scored": "unseen/base"}
+    share = study.data.unseen * study.data.held / (study.data.prompts * study.data.references)
+    known, unseen = (
+        plan.job_seconds(study, {}, "score", keys | {"scored": name}) - plan.COSTS["score"].fixed
+        for name in ("base", "unseen/base")
+    )
+    assert unseen == pytest.approx(share * known)
+
+
 def test_clock():
     expected = {0.4: "0 s", 59.6: "1 min 0 s", 75: "1 min 15 s", 7260: "2 h 1 min", 180_000: "2 d 2 h"}
     assert {seconds: plan.clock(seconds) for seconds in expected} == expected

@@ -272,9 +272,21 @@ def test_an_edited_method_reruns_its_runs_and_those_paired_with_it(edited):
     edit(edited / SMOKE, "objective: profit, tau: 0.1", "objective: profit, tau: 0.2")
     jobs = pending(edited)
     assert jobs["Train"] == runs_of("mini", ["profit", "random"], 0, 1) | runs_of("mini", ["profit_tau0.1"], 0)
-    assert jobs["Score"] == {f"the reference tokens under mini/profit_seed{seed}" for seed in (0, 1)}
+    scored = [f"mini/{folder}profit_seed{seed}" for folder in ("", "unseen/") for seed in (0, 1)]
+    assert jobs["Score"] == {f"the reference tokens under {name}" for name in scored}
     assert jobs["Account"] == {f"for the tokens that mini/profit, seed {seed}, moved" for seed in (0, 1)}
     assert set(jobs) == {"Train", "Evaluate", "Score", "Account", "Gather", "Judge", "Draw", "Write"}
+
+
+def test_unseen_prompts_concern_the_accounts_alone(edited):
+    edit(edited / SMOKE, ", unseen: 6", "")
+    jobs = pending(edited)
+    assert set(jobs) == {"Account", "Gather", "Judge", "Draw", "Write"} and len(jobs["Account"]) == 4
+    edit(edited / SMOKE, "careful: 16", "careful: 16, unseen: 9")
+    jobs = pending(edited)
+    assert jobs["Generate"] == {"the unseen prompts of world shared"} and jobs["Annotate"] == {"the unseen by truth"}
+    assert all(job.startswith("the reference tokens under mini/unseen/") for job in jobs["Score"])
+    assert set(jobs) == {"Generate", "Annotate", "Score", "Account", "Gather", "Judge", "Draw", "Write"}
 
 
 def test_an_edited_figure_is_drawn_alone(edited):
