@@ -3,6 +3,7 @@
 #   make study STUDY=smoke             another study of workflow/studies, or the path of a study file
 #   make environment TORCH_OPTIONS=…   options of pip for torch alone, such as the index of the CPU builds
 #   make reference                    ship the tables and pictures of a finished miniature study
+#   make reference-audit, -phase      ship what the README shows of those studies, once finished
 #   make bench                        time, memory and errors of the fused LM head beside others' (profit.bench)
 #   make paper-smoke                  the paper's own study rehearsed: small models of its architectures, no hub, no GPU
 #   make test-slurm                   the smoke study on a real Slurm of one node (packages slurm-wlm and munge)
@@ -16,7 +17,13 @@ ACTIVATE := . .venv/bin/activate
 
 PICTURES := claims table1_main fig2_multi_reference fig3_probability fig4_threshold gradient_share
 
-.PHONY: study test paper-smoke test-slurm slurm-packages bench lint reference environment clean
+# What of the audit and of the phase map is shipped.
+TABLES_audit := claims.md summary.md claims.csv tune.csv world.csv answer_style.csv
+PICTURES_audit := claims drift learning_rate answer_style
+TABLES_phase := phase.csv
+PICTURES_phase := phase
+
+.PHONY: study test paper-smoke test-slurm slurm-packages bench lint reference reference-audit reference-phase environment clean
 
 study: environment
 	@$(ACTIVATE) && snakemake --cores all --configfile $(STUDY_FILE)
@@ -47,6 +54,11 @@ reference: results/miniature/tables/tune.csv results/miniature/tables/main.csv
 	mkdir -p results/reference/tables results/reference/pictures
 	cp results/miniature/tables/* results/reference/tables/
 	cp $(PICTURES:%=figures/miniature/%.png) results/reference/pictures/
+
+reference-audit reference-phase: reference-%: results/%/claims.json
+	rm -rf results/reference/$*
+	mkdir -p results/reference/$*
+	cp $(TABLES_$*:%=results/$*/tables/%) $(PICTURES_$*:%=figures/$*/%.png) results/reference/$*/
 
 results/miniature/tables/%.csv:
 	@echo "$@ is missing: ship only a finished study, and \`snakemake --cores all tune\` first"; exit 1

@@ -12,7 +12,7 @@ FIGURES = [
     "phase",
 ]  # fmt: skip
 # Tables of many rows, for programs alone.
-WITHOUT_CSV = ("questions", "prompts", "account", "gradient_prompts")
+WITHOUT_CSV = ("questions", "steps", "prompts", "account", "gradient_prompts")
 
 
 def compared(names: list[str]) -> list[str]:

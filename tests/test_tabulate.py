@@ -181,7 +181,6 @@ def test_every_table_is_written_twice_and_equal(whole: tuple[Path, dict[str, Any
         "models",
         "world",
         "evaluations",
-        "steps",
         "overfit",
         "densities",
         "correlation",
