@@ -31,6 +31,7 @@ def draw(folder: Path, published: Path) -> Figure:
     base = final[final["kind"] == "vanilla"].assign(**{DRIFT: 0.0})
     counts: list[int] = []
     taken: dict[str, None] = {}
+    named: set[str] = set()
 
     def block(figure: Figure | SubFigure, model: str) -> None:
         every, moved, start = (rows[rows["model"] == model] for rows in (final, measured, base))
@@ -47,7 +48,10 @@ def draw(folder: Path, published: Path) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.set_xlabel("drift from the base (nats a token)")
         axes.set_ylabel("average accuracy (%)")
-        figure.legend(loc="outside upper left", ncols=2, handlelength=1.0, columnspacing=1.0, labelspacing=0.25)
+        # Bases share one legend where it names all of their methods.
+        if new := set(axes.get_legend_handles_labels()[1]) - named:
+            figure.legend(loc="outside upper left", ncols=2, handlelength=1.0, columnspacing=1.0, labelspacing=0.25)
+            named.update(new)
 
     models = tables.models(measured)
     figure = style.stack(models, style.COLUMN, 2.7, block, named=final["model"].nunique() > 1)
