@@ -31,11 +31,12 @@ Rule = tuple[str, float, float, float]
 def world_table(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """One row a model and rule: what was found, the least and most that the rule allows, and whether it holds.
 
-    tables: runs, evaluations and densities, tidy. A model without vanilla has no rows of accuracy, one without the
-    check of its world none of gain, one without the labels of the truth none of tokens.
+    tables: runs, evaluations and densities, tidy. A model without vanilla has no rows, one without the check of its
+    world none of gain, one without the labels of the truth none of tokens.
     """
     rows = []
-    for model in dict.fromkeys(tables["runs"]["model"]):
+    every = tables["runs"]
+    for model in dict.fromkeys(every.loc[every["objective"] == "vanilla", "model"]):
         runs, evaluations, densities = (
             tables[name][tables[name]["model"] == model] for name in ("runs", "evaluations", "densities")
         )

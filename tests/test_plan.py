@@ -88,7 +88,7 @@ def test_the_plan_has_the_jobs_of_a_dry_run(path, tmp_path):
                 },
             },
             {"collect": 1, "fetch": 2, "questions": 3, "score": 3, "train": 4 + 1 + 1 + 1,
-             "evaluate": 2 + 4 + 1 + 1 + 2, "overfit": 1, "tabulate": 1, "claims": 1, "draw": 4, "report": 1},
+             "evaluate": 2 + 4 + 1 + 1 + 2, "overfit": 1, "tabulate": 1, "claims": 1, "draw": 5, "report": 1},
         ),
         (
             # All bases are scored for the annotators' sake; the sweep with one reference is sft itself.
@@ -99,7 +99,7 @@ def test_the_plan_has_the_jobs_of_a_dry_run(path, tmp_path):
                 **LABELLED,
             },
             {"collect": 1, "fetch": 2, "questions": 1, "score": 2, "annotate": 2, "agreement": 1, "correlate": 4,
-             "train": 4 + 1, "evaluate": 2 + 4 + 1, "overfit": 2, "tabulate": 1, "claims": 1, "draw": 5, "report": 1},
+             "train": 4 + 1, "evaluate": 2 + 4 + 1, "overfit": 2, "tabulate": 1, "claims": 1, "draw": 6, "report": 1},
         ),
     ],
     ids=["nobody annotates", "two annotators"],
