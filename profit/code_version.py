@@ -72,11 +72,11 @@ def reachable(module: str, name: str, choice: str | None) -> dict[str, str]:
             continue
         if name in SWITCHES:
             node = _entry(node, choice)
-        covered[label] = "" if node is None else ast.dump(_without_docstrings(node))
-        todo += _used(node, parsed, module) if node is not None else []
+        covered[label] = "" if node is None else _dumped(node)
+        todo += _used(node, module) if node is not None else []
         for number, statement in enumerate(parsed.statements):
             covered[f"{module}:{number}"] = ast.dump(statement)
-            todo += _used(statement, parsed, module)
+            todo += _used(statement, module)
     return covered
 
 
@@ -101,8 +101,15 @@ def parse(module: str) -> Module | None:
     return parsed
 
 
-def _used(node: ast.AST, parsed: Module, module: str) -> list[tuple[str, str]]:
+@cache
+def _dumped(node: ast.AST) -> str:
+    return ast.dump(_without_docstrings(node))
+
+
+@cache
+def _used(node: ast.AST, module: str) -> tuple[tuple[str, str], ...]:
     """(module, name) pairs of this package that a tree mentions; local names may add too many, never too few."""
+    parsed = parse(module) or Module()
     imports = dict(parsed.imports)
     for inner in ast.walk(node):
         if isinstance(inner, (ast.Import, ast.ImportFrom)):
@@ -120,7 +127,7 @@ def _used(node: ast.AST, parsed: Module, module: str) -> list[tuple[str, str]]:
                 found.append((module, inner.id))
             elif inner.id in parsed.definitions:
                 found.append((module, inner.id))
-    return found
+    return tuple(found)
 
 
 def _follow(target: tuple[str, str | None], attributes: list[str]) -> tuple[str, str]:

@@ -278,7 +278,7 @@ def test_the_study_makes_everything(finished: Path) -> None:
     main = pd.read_csv(results / "tables" / "main.csv")
     assert set(main["model"]) == {"Qwen3-tiny", "OLMo-2-tiny"} and set(main["method"]) == {"vanilla", "sft", "profit"}
     assert (results / "report.html").stat().st_size > 1000
-    assert len(list((finished / "figures" / "paper_smoke").glob("*.png"))) == 4
+    assert len(list((finished / "figures" / "paper_smoke").glob("*.png"))) == 5
     text = (finished / "output1.txt").read_text()
     assert re.search(r"\[\d+ of \d+ jobs done, about .* left\] running: train", text) and "Traceback" not in text
     assert "Nothing to be done" in (finished / "output2.txt").read_text()
