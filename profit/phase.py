@@ -16,7 +16,6 @@ from profit.figures import tables
 from profit.statistics import paired_difference
 
 LEVEL = 0.05
-LEARNT = "same_length"
 REFERENCES = ["wording_lean", "rare_in_references"]
 MEASURED = ["skill", "core_low", "low_core", "replaceable_probability"]
 # What a run has in common with that of SFT it is compared with.
@@ -43,7 +42,7 @@ def phase_table(found: dict[str, pd.DataFrame]) -> pd.DataFrame:
     models = placed(found)
     runs = tables.with_kinds(found["runs"][found["runs"]["group"] == "main"])
     final = tables.accuracies(found["evaluations"], runs, found["main"])
-    final = with_means(final[(final["checkpoint"] == "final") & final["model"].isin(models["model"])])
+    final = tables.with_means(final[(final["checkpoint"] == "final") & final["model"].isin(models["model"])])
     final = final[final["benchmark"].isin(tables.MEANS)].assign(accuracy=final["accuracy"] / 100)
     settings = [name for name in runs if name not in (*tables.RUN_KEYS, "group", "learning_rate", "paired_with")]
     final["method"] = final.groupby(settings, dropna=False, sort=False)["method"].transform("first")
@@ -69,21 +68,12 @@ def placed(found: dict[str, pd.DataFrame]) -> pd.DataFrame:
     sums = prompts.groupby(["model", "label"])[["tokens", "low", "probability_sum"]].sum().unstack("label")
     core, replaceable = (sums.xs(label, axis=1, level="label") for label in ("core", "replaceable"))
     measured = {
-        "skill": answered[answered["benchmark"] == LEARNT].groupby("model")["accuracy"].mean(),
+        "skill": answered[answered["benchmark"] == tables.LEARNT].groupby("model")["accuracy"].mean(),
         "core_low": core["low"] / core["tokens"],
         "low_core": core["low"] / (core["low"] + replaceable["low"]),
         "replaceable_probability": replaceable["probability_sum"] / replaceable["tokens"],
     }
     return models.assign(**{name: models["model"].map(values) for name, values in measured.items()})
-
-
-def with_means(accuracies: pd.DataFrame) -> pd.DataFrame:
-    """Accuracies with `learnt` (same_length) and `kept` (mean of the others) as benchmarks, as in table main."""
-    learnt = accuracies[accuracies["benchmark"] == LEARNT]
-    others = accuracies[~accuracies["benchmark"].isin([LEARNT, "average"])]
-    kept = others.groupby(tables.RUN_KEYS)["accuracy"].mean().rename("kept").reset_index()
-    kept = learnt.merge(kept, on=tables.RUN_KEYS).assign(benchmark="kept", accuracy=lambda rows: rows["kept"])
-    return pd.concat([accuracies, learnt.assign(benchmark="learnt"), kept], ignore_index=True)
 
 
 def signed(cells: pd.DataFrame) -> pd.DataFrame:

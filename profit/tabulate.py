@@ -23,7 +23,7 @@ from typing import Any
 import pandas as pd
 
 from profit import coloured, gather, gather_tokens, published, summary
-from profit.figures.tables import with_kinds
+from profit.figures.tables import LEARNT, with_kinds
 from profit.files import InputError, atomic_path, write_csv, write_parquet
 from profit.gather import RUN
 from profit.outputs import WITHOUT_CSV, compared
@@ -35,7 +35,6 @@ from profit.world_rules import world_table
 
 log = logging.getLogger(__name__)
 
-LEARNT = "same_length"
 OPTIONAL = (
     "world", "overfit", "correlation", "threshold_loss", "densities", "prompts", "coloured", "agreement", "theorem",
     "phase", "gradients", "gradient_prompts", "account", "drift", "answer_style",

@@ -16,7 +16,6 @@ from matplotlib.ticker import NullLocator
 from profit.figures import style, tables
 from profit.own_rate import at_every_rate
 
-LEARNT = "same_length"
 RING = 8.0  # points
 APART = 0.035  # decades between methods, so that their intervals do not hide each other
 
@@ -24,7 +23,7 @@ APART = 0.035  # decades between methods, so that their intervals do not hide ea
 def draw(folder: Path, published: Path) -> Figure:
     """Draw from tables runs, evaluations, main and tune; the paper has no such figure."""
     accuracies = tables.load_accuracies(folder)
-    accuracies = with_means(accuracies[accuracies["checkpoint"] == "final"])
+    accuracies = tables.with_means(accuracies[accuracies["checkpoint"] == "final"])
     tune = tables.load(folder, "tune", ["model", "tuned", "learning_rate", "chosen"])
     counts: list[int] = []
 
@@ -60,15 +59,6 @@ def draw(folder: Path, published: Path) -> Figure:
         "Ring: the rate that validation problems choose for the method, on other seeds. Points of a rate stand apart.",
     )
     return figure
-
-
-def with_means(accuracies: pd.DataFrame) -> pd.DataFrame:
-    """Accuracies with `learnt` and `kept`, as in table main, as benchmarks."""
-    learnt = accuracies[accuracies["benchmark"] == LEARNT]
-    others = accuracies[~accuracies["benchmark"].isin([LEARNT, "average"])]
-    kept = others.groupby(tables.RUN_KEYS)["accuracy"].mean().rename("kept").reset_index()
-    kept = learnt.merge(kept, on=tables.RUN_KEYS).assign(benchmark="kept", accuracy=lambda rows: rows["kept"])
-    return pd.concat([accuracies, learnt.assign(benchmark="learnt"), kept], ignore_index=True)
 
 
 def swept_methods(own: pd.DataFrame, tune: pd.DataFrame) -> pd.DataFrame:

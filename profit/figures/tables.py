@@ -38,6 +38,8 @@ CONTROLS = ("sft_matched", "sft_stopped", "sft_mixed", "random_fixed", "truth_co
             "profit_fixed")  # fmt: skip
 THRESHOLDS = ("profit", "keep_low")
 MEANS = ("average", "learnt", "kept")
+# The benchmark like the references.
+LEARNT = "same_length"
 # The model of Figure 3, and by its numbers of Figure 2.
 PAPER_MODEL = "Qwen3-4B-Base"
 # Benchmark of the paper in whose place one of the miniature stands.
@@ -87,6 +89,15 @@ def load_accuracies(folder: Path) -> pd.DataFrame:
     """Tables runs, evaluations and main as `accuracies` joins them."""
     found = load(folder, "evaluations", [*RUN_KEYS, "checkpoint", "epoch", "benchmark", "accuracy"])
     return accuracies(found, load_runs(folder), load(folder, "main", ["table", "model", "benchmark"]))
+
+
+def with_means(accuracies: pd.DataFrame) -> pd.DataFrame:
+    """Accuracies with `learnt` (same_length) and `kept` (mean of the others) as benchmarks, as in table main."""
+    learnt = accuracies[accuracies["benchmark"] == LEARNT]
+    others = accuracies[~accuracies["benchmark"].isin([LEARNT, "average"])]
+    kept = others.groupby(RUN_KEYS)["accuracy"].mean().rename("kept").reset_index()
+    kept = learnt.merge(kept, on=RUN_KEYS).assign(benchmark="kept", accuracy=lambda rows: rows["kept"])
+    return pd.concat([accuracies, learnt.assign(benchmark="learnt"), kept], ignore_index=True)
 
 
 def with_kinds(runs: pd.DataFrame) -> pd.DataFrame:
