@@ -201,7 +201,7 @@ CLAIMS = (
         "§3.2, Figure 2",
         estimators.several_accuracy,
         f"{ON_AVERAGE}: SFT on three references - on one, equal epochs",
-        "equal steps, other numbers of references, one for as many steps (longer, or more prompts)",
+        f"equal steps, other numbers of references, one for as many steps (longer, or more prompts); {OWN_RATE}",
         paper.three_references,
         "fig2_multi_reference",
         controls=controls.of_several_accuracy,

@@ -119,9 +119,10 @@ def of_three(base: Base) -> list[Part]:
 
 
 def of_several_accuracy(base: Base) -> list[Part]:
-    """The same against SFT on one reference, and several against one for as many steps."""
+    """The same against SFT on one reference, several against one for as many steps, and three at own rates."""
     parts = [part for name, own in several(base).items() for part in against(name, own, base.sft)]
-    return parts + [part for name, pair in as_many_steps(base).items() for part in against(name, *pair)]
+    parts += [part for name, pair in as_many_steps(base).items() for part in against(name, *pair)]
+    return parts + own_rate.parts("SFT on three", "SFT")(base)
 
 
 def less(

@@ -1,12 +1,13 @@
 """ProFit beside SFT at equal drift from the base: is it the choice of tokens, or only the smaller step?
 
 A mask takes tokens out of the gradient, so that ProFit goes less far from the base than SFT, and whoever goes less far
-may keep more. Three paths lead from the base to SFT: through SFT at lower learning rates, through SFT stopped early,
+may keep more. Three paths lead from the base to SFT: through SFT at other learning rates, through SFT stopped early,
 and through SFT mixed with the base's weights. On each path and of each seed, straight lines join the points
 
     (0, accuracy of the base), (drift, accuracy) of every member of the path and of SFT itself, in the order of drift,
 
-and SFT's accuracy at equal drift is where ProFit's own drift meets them; beyond the last point there is none.
+and SFT's accuracy at equal drift is where ProFit's own drift meets them; beyond the last point there is none. A higher
+rate than SFT's leads beyond it, for a ProFit that goes as far as SFT.
 
 Drift is KL(base || run) in nats a token, over all targets of the held references (profit.drift). This direction
 averages over what the base says, so it counts what a run gave up, and on the trained task it goes with forgetting
@@ -68,8 +69,8 @@ def paths(runs: pd.DataFrame, sft: pd.DataFrame) -> dict[str, list[str]]:
     rates = every["learning_rate"].unique()
     for name, setting in PATHS.items():
         if setting is None:
-            lower = [rate for rate in rates if rate < sft["learning_rate"].iloc[0]]
-            rows = [alike(plain(every), sft, learning_rate=rate) for rate in lower]
+            others = [rate for rate in rates if rate != sft["learning_rate"].iloc[0]]
+            rows = [alike(plain(every), sft, learning_rate=rate) for rate in others]
         else:
             alone = np.logical_and.reduce([changed(every, key) == (key == setting) for key in EXTRAS])
             rows = [alike(every[alone], sft)]

@@ -429,6 +429,21 @@ def test_controls_stand_in_table_1_alone_under_names_of_their_own(tmp_path: Path
     assert any(level == pytest.approx(100 * found["accuracy"].mean()) for level in levels)
 
 
+def test_methods_of_one_name_are_told_apart_by_their_rate_or_their_own_name() -> None:
+    rows = {
+        "sft": ("sft", 3e-4), "sft_slow": ("sft", 1e-4), "sft_slow_again": ("sft", 1e-4), "sft_other": ("sft", 3e-4),
+        "profit": ("profit", 1e-4), "mine_2": ("mine", 1e-4),
+    }  # fmt: skip
+    runs = [
+        pd.Series({"method": name, "kind": kind, "learning_rate": rate, "tau": 0.1, "references": 1, "stop": 1.0,
+                   "mix": 1.0, "paired_with": None})
+        for name, (kind, rate) in rows.items()
+    ]  # fmt: skip
+    assert style.labels(runs, tau=True) == [
+        "SFT", "SFT at 1e-4", "sft slow again", "sft other", "ProFit (τ 0.1)", "mine 2",
+    ]  # fmt: skip
+
+
 def test_several_models_get_a_block_each(drawn: dict[str, Figure], folder: Path, tmp_path: Path) -> None:
     for path in folder.glob("*.parquet"):
         frame = pd.read_parquet(path)

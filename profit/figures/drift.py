@@ -15,7 +15,7 @@ from profit.figures import style, tables
 
 # How the footnote calls the line of each path, in the order of style.DASHES.
 LINES = {
-    "learning rate": "solid, at lower learning rates",
+    "learning rate": "solid, at other learning rates",
     "stopping": "dashed, stopped early",
     "mixing": "dotted, mixed with the base's weights",
 }
@@ -43,7 +43,7 @@ def draw(folder: Path, published: Path) -> Figure:
             dashes = style.DASHES[list(LINES).index(name)]
             draw_path(axes, points[points["method"].isin([*members, *ends])], dashes)
             taken[name] = None
-        draw_points(axes, points, sft)
+        draw_points(axes, points)
         counts.extend(points["seeds"])
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.set_xlabel("drift from the base (nats a token)")
@@ -81,15 +81,11 @@ def draw_path(axes: Axes, points: pd.DataFrame, dashes: object) -> None:
     axes.plot(points["x"], points["y"], linestyle=dashes, color=style.colour((kinds or ["sft"])[0]), zorder=1.5)
 
 
-def draw_points(axes: Axes, points: pd.DataFrame, sft: pd.DataFrame) -> None:
+def draw_points(axes: Axes, points: pd.DataFrame) -> None:
     """A marker a method, with its intervals over seeds both ways."""
-    names: set[str] = set()
     kinds: dict[str, int] = {}
-    for _, row in points.iterrows():
+    for (_, row), name in zip(points.iterrows(), style.labels(row for _, row in points.iterrows()), strict=True):
         place = kinds[row["kind"]] = kinds.get(row["kind"], -1) + 1
-        name = label(row, sft)
-        name = str(row["method"]).replace("_", " ") if name in names else name
-        names.add(name)
         colour = style.colour(row["kind"])
         look = {"color": colour, "fillstyle": FILLS[place % len(FILLS)], "markerfacecoloralt": "white"}
         look |= {"markersize": 4.5, "markeredgewidth": 1.2}
@@ -97,10 +93,3 @@ def draw_points(axes: Axes, points: pd.DataFrame, sft: pd.DataFrame) -> None:
         if row["seeds"] > 1:
             axes.hlines(row["y"], row["x_low"], row["x_high"], color=colour, linewidth=0.6)
             axes.vlines(row["x"], row["y_low"], row["y_high"], color=colour, linewidth=0.6)
-
-
-def label(row: pd.Series, sft: pd.DataFrame) -> str:
-    """Name of a method as printed, with its learning rate where it is SFT at another one than the first."""
-    if row["kind"] == "sft" and row["learning_rate"] != sft["learning_rate"].iloc[0]:
-        return f"SFT at {row['learning_rate']:g}"
-    return style.label(row)

@@ -84,6 +84,6 @@ def draw_panel(axes: Axes, runs: pd.DataFrame, best: pd.Series) -> list[int]:
         counts += list(points["seeds"])
     axes.set_xscale("log")
     rates = sorted(runs["learning_rate"].unique())
-    axes.set_xticks(rates, [np.format_float_scientific(rate, trim="-", exp_digits=1) for rate in rates])
+    axes.set_xticks(rates, [style.learning_rate(rate) for rate in rates])
     axes.xaxis.set_minor_locator(NullLocator())
     return counts

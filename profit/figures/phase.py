@@ -54,7 +54,7 @@ def draw(folder: Path, published: Path) -> Figure:
             f"{style.LABELS[kind]} − SFT: {style.benchmark(name).lower()}", loc="left", fontweight=weight
         )
     for axes, rate in zip(maps[-1], rates, strict=True):
-        axes.set_xlabel(f"learning rate {np.format_float_scientific(rate, trim='-', exp_digits=1)}")
+        axes.set_xlabel(f"learning rate {style.learning_rate(rate)}")
     name_axes(maps[-1], maps[:, 0], cells, bases, met)
     figure.colorbar(colours, ax=maps, label="difference to SFT (points)", shrink=0.5, aspect=40, pad=0.01)
     style.footnote(figure, *notes(cells, bases))

@@ -7,10 +7,11 @@ column (3.3 in) and page (6.8 in); nothing is printed below 6.5 pt.
 No command: imported by the figures.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from textwrap import wrap
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
@@ -144,6 +145,23 @@ def label(run: pd.Series, tau: bool = False) -> str:
     return f"{text} (τ {run['tau']:g})" if tau and run["kind"] in ("profit", "keep_low") else text
 
 
+def labels(runs: Iterable[pd.Series], tau: bool = False) -> list[str]:
+    """Names of methods as printed, no two the same: the later of one with its learning rate, or with its own name."""
+    found: list[str] = []
+    rates: dict[str, str] = {}
+    for run in runs:
+        name, rate = label(run, tau), learning_rate(run["learning_rate"])
+        if rate != rates.setdefault(name, rate):
+            name = f"{name} at {rate}"
+        found.append(str(run["method"]).replace("_", " ") if name in found else name)
+    return found
+
+
+def learning_rate(rate: float) -> str:
+    """A learning rate as printed: 1e-4."""
+    return np.format_float_scientific(rate, trim="-", exp_digits=1)
+
+
 def colour(kind_name: str) -> str:
     """Colour of a method."""
     return COLOURS.get(kind_name, OTHER_COLOUR)
@@ -210,14 +228,11 @@ def stack(
 def lines(runs: pd.DataFrame, by: list[str]) -> Iterator[tuple[str, pd.DataFrame, dict[str, object]]]:
     """Kind, rows, and label and line style of each line of `runs`; lines of one kind differ in style and name."""
     kinds: dict[str, int] = {}
-    names: set[str] = set()
-    for _, rows in runs.groupby(by, sort=False, dropna=False):
-        first = rows.iloc[0]
-        place = kinds[first["kind"]] = kinds.get(first["kind"], -1) + 1
-        name = label(first, tau=True)
-        name = str(first["method"]).replace("_", " ") if name in names else name
-        names.add(name)
-        yield first["kind"], rows, {"label": name, "linestyle": DASHES[place % len(DASHES)]}
+    groups = [rows for _, rows in runs.groupby(by, sort=False, dropna=False)]
+    for rows, name in zip(groups, labels((rows.iloc[0] for rows in groups), tau=True), strict=True):
+        kind = rows["kind"].iloc[0]
+        place = kinds[kind] = kinds.get(kind, -1) + 1
+        yield kind, rows, {"label": name, "linestyle": DASHES[place % len(DASHES)]}
 
 
 def footnote(figure: Figure, *sentences: str) -> None:
