@@ -13,17 +13,22 @@ Blind spots: imports by name at run time, data files (they are inputs of the rul
 """
 
 import ast
+import contextlib
 import hashlib
+import os
 import sys
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from profit.__main__ import SOCKET
+from profit.files import atomic_path
+
 PACKAGE = Path(__file__).parent
 SWITCHES = ("OBJECTIVES", "ANNOTATORS", "OBJECTIVE_SETTINGS", "SETTINGS")
 
-# No number depends on how a job keeps its account.
-LEFT_OUT = ("profit.provenance",)
+# No number depends on how a job keeps its account, nor on how this hash is made.
+LEFT_OUT = ("profit.provenance", "profit.code_version")
 
 
 @dataclass
@@ -39,12 +44,32 @@ def code_version(rule: str, choice: str | None = None, entry: str = "main") -> s
     """Return 12 hexadecimal digits that change when code reachable from `profit.<rule>.<entry>` changes.
 
     `choice` is the key to follow in the dicts of `SWITCHES` (the objective of a run); with None
-    such a dict is followed not at all.
+    such a dict is followed not at all. Jobs of one fork server share what they found.
     """
+    shared = _shared(f"{rule} {choice} {entry}")
+    if shared is not None and shared.is_file():
+        return shared.read_text()
     covered = reachable(f"profit.{rule}", entry, choice)
-    return hashlib.sha256("\n".join(f"{name} {tree}" for name, tree in sorted(covered.items())).encode()).hexdigest()[
-        :12
-    ]
+    version = _digest("\n".join(f"{name} {tree}" for name, tree in sorted(covered.items())).encode())[:12]
+    if shared is not None:
+        with contextlib.suppress(OSError), atomic_path(shared) as temporary:
+            temporary.write_text(version)
+    return version
+
+
+def _shared(asked: str) -> Path | None:
+    """Where the folder of the fork server, gone with it, holds the answer for the code as it stands at this moment."""
+    if SOCKET not in os.environ or not Path(os.environ[SOCKET]).parent.is_dir():
+        return None
+    sources = [str(path).encode() + path.read_bytes() for path in sorted(PACKAGE.rglob("*.py"))]
+    return Path(os.environ[SOCKET]).with_name(f"code.{_digest(asked.encode(), *sources)}")
+
+
+def _digest(*parts: bytes) -> str:
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part)
+    return found.hexdigest()
 
 
 @cache

@@ -49,6 +49,10 @@ PRELOADED = (
     "pyarrow.parquet",
     "scipy.stats",
     "matplotlib.pyplot",
+    "pydantic.fields",
+    "pydantic.json_schema",
+    "pydantic.main",
+    "pydantic.types",
 )
 
 
@@ -284,6 +288,9 @@ def _preload() -> None:
             importlib.import_module(name)
         except Exception as error:
             print(f"fork server: {name} not loaded ahead: {error}", file=sys.stderr)
+    # A table of a thousand patterns that transformers makes when it first loads weights.
+    with contextlib.suppress(Exception):
+        importlib.import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("llama")
     # What is loaded stays; a collection in a fork would only copy its pages.
     gc.collect()
     gc.freeze()

@@ -27,7 +27,7 @@ from profit.models import PLAIN, load_run, load_tokenizer, pad_token, parse_comp
 log = logging.getLogger(__name__)
 
 # On a CPU, batches that stay in its cache are faster than larger ones.
-BATCH_TOKENS = 4096
+BATCH_TOKENS = 2048
 
 
 @torch.inference_mode()

@@ -5,6 +5,7 @@ import textwrap
 import pytest
 
 from profit import code_version as module
+from profit.__main__ import SOCKET
 from profit.code_version import code_version, reachable
 
 FILES = {
@@ -76,6 +77,23 @@ def package(tmp_path, monkeypatch):
 def forget():
     module.parse.cache_clear()
     module.reachable.cache_clear()
+
+
+def test_jobs_of_one_server_share_what_they_found_of_the_code_as_it_stands(package, tmp_path, monkeypatch):
+    alone = code_version("train", "profit")
+    folder = tmp_path / "server"
+    folder.mkdir()
+    monkeypatch.setenv(SOCKET, str(folder / "socket"))
+    assert code_version("train", "profit") == alone
+    (file,) = folder.iterdir()
+    assert file.read_text() == alone
+    file.write_text("found by another")
+    assert code_version("train", "profit") == "found by another" != code_version("train", "sft")
+    package("tools.py", "n + STEP", "n - STEP")
+    assert code_version("train", "profit") not in (alone, "found by another")
+    monkeypatch.setenv(SOCKET, str(tmp_path / "gone" / "socket"))
+    package("tools.py", "n - STEP", "n + STEP")
+    assert code_version("train", "profit") == alone and not (tmp_path / "gone").exists()
 
 
 @pytest.mark.parametrize(
