@@ -14,7 +14,7 @@ from profit import runs
 from profit.figures import tables
 from profit.files import InputError, write_parquet
 from profit.outputs import figures_of, tables_of
-from profit.phase import COLUMNS, phase_table
+from profit.phase import ALL, COLUMNS, phase_table
 from profit.study import Study, load_study
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,8 +90,19 @@ def found() -> dict[str, pd.DataFrame]:
 
 
 @pytest.fixture(scope="module")
-def phase(found: dict[str, pd.DataFrame]) -> pd.DataFrame:
+def whole(found: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Cells and means over references."""
     return phase_table(found)
+
+
+@pytest.fixture(scope="module")
+def phase(whole: pd.DataFrame) -> pd.DataFrame:
+    return whole[whole["model"] != ALL]
+
+
+def cells_of(found: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The table without the means over references."""
+    return phase_table(found).query("model != @ALL")
 
 
 def by_seed(found: dict[str, pd.DataFrame], model: str, method: str, names: list[str]) -> np.ndarray:
@@ -136,6 +147,34 @@ def test_a_cell_is_a_base_in_two_worlds_and_a_method_with_sft_at_its_rate(phase)
     assert len(phase) == 4 * 3 * 3 and not phase.duplicated(["model", "method", "learning_rate", "benchmark"]).any()
 
 
+def test_means_over_references_are_those_by_seed_and_adjusted_among_their_like(found, whole):
+    means = whole[whole["model"] == ALL]
+    assert len(means) == 2 * 3 * 3 and means[["wording_lean", "rare_in_references", "skill"]].isna().all(axis=None)
+    chosen = means[means["benchmark"] == "kept"].set_index(["base", "method", "learning_rate"])
+    row = chosen.loc["strong", "profit", 1e-3]
+    a, b = (
+        np.mean([by_seed(found, model, method, BENCHMARKS[1:]) for model in ("strong", "strong_known")], axis=0)
+        for method in ("profit_lr1e3", "sft_lr1e3")
+    )
+    test = stats.ttest_rel(a, b)
+    interval = test.confidence_interval(0.95)
+    assert [row["difference"], row["low"], row["high"], row["p"]] == pytest.approx(
+        [(a - b).mean(), interval.low, interval.high, test.pvalue]
+    )
+    assert (row["seeds"], row["pretraining_steps"], row["sign"]) == (SEEDS, 1400, "above")
+    vanilla = [by_seed(found, model, "vanilla", BENCHMARKS[1:]).mean() for model in ("strong", "strong_known")]
+    assert row["vanilla"] == pytest.approx(np.mean(vanilla))
+    for _, own in means.groupby(["method", "benchmark"]):
+        assert own["q"].to_numpy() == pytest.approx(stats.false_discovery_control(own["p"]))
+    # A seed that one model of the base lacks is left out.
+    fewer = dict(found)
+    for name in ("runs", "evaluations"):
+        lost = (found[name][["model", "method", "seed"]] == ["weak_known", "profit", 2]).all(axis=1)
+        fewer[name] = found[name][~lost]
+    means = phase_table(fewer).query("model == @ALL and method == 'profit' and learning_rate == 3e-4")
+    assert means.groupby("base")["seeds"].unique().map(list).to_dict() == {"strong": [SEEDS], "weak": [SEEDS - 1]}
+
+
 def test_signs_keep_the_false_discovery_rate_over_the_cells_of_a_method_and_benchmark(phase):
     for _, cells in phase.groupby(["method", "benchmark"]):
         p = np.sort(cells["p"].to_numpy())
@@ -156,20 +195,20 @@ def test_a_map_of_chance_calls_few_signs_sure():
     for _ in range(10):
         values = 0.4 + 0.02 * rng.normal(size=len(tables_of_chance["evaluations"]))
         tables_of_chance["evaluations"]["accuracy"] = values
-        cells = phase_table(tables_of_chance)
+        cells = cells_of(tables_of_chance)
         outside += ((cells["low"] > 0) | (cells["high"] < 0)).sum()
         sure += (cells["sign"] != "unsure").sum()
     assert outside > 10 and sure < outside / 2
 
 
 def test_below_is_said_of_a_method_that_falls(found):
-    cells = phase_table(made(lead=-0.1))
+    cells = cells_of(made(lead=-0.1))
     chosen = cells["model"].str.contains("strong") & (cells["method"] == "profit")
     assert set(cells.loc[chosen, "sign"]) == {"below"} and (cells.loc[chosen, "difference"] < 0).all()
 
 
 def test_one_seed_is_never_sure():
-    cells = phase_table(made(seeds=1))
+    cells = cells_of(made(seeds=1))
     assert len(cells) == 36 and cells[["low", "high", "p", "q"]].isna().all(axis=None)
     assert set(cells["sign"]) == {"unsure"} and cells["difference"].notna().all()
 
@@ -188,7 +227,7 @@ def test_without_vanilla_skill_is_empty_and_without_sft_there_is_no_cell(found):
     lacking = dict(found)
     for name in ("runs", "evaluations"):
         lacking[name] = found[name][found[name]["method"] != "vanilla"]
-    cells = phase_table(lacking)
+    cells = cells_of(lacking)
     assert len(cells) == 36 and cells[["skill", "vanilla"]].isna().all(axis=None)
     for name in ("runs", "evaluations"):
         lacking[name] = found[name][~found[name]["method"].str.startswith("sft")]
@@ -231,13 +270,13 @@ def test_the_study_asks_every_cell_with_five_paired_seeds():
 
 
 @pytest.fixture(scope="module")
-def drawn(phase: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Figure:
+def drawn(whole: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Figure:
     folder = tmp_path_factory.mktemp("phase")
-    write_parquet(folder / "phase.parquet", phase)
+    write_parquet(folder / "phase.parquet", whole)
     return lay_out("phase", folder)
 
 
-def test_the_figure_prints_every_cell_bold_where_its_sign_is_sure(phase, drawn):
+def test_the_figure_prints_every_cell_bold_where_its_sign_is_sure(whole, drawn):
     check_texts(drawn)
     maps = drawn.axes[:12]
     # Rows: ProFit and the core mask, each average, learnt, kept; columns: the two rates.
@@ -245,11 +284,12 @@ def test_the_figure_prints_every_cell_bold_where_its_sign_is_sure(phase, drawn):
         (kind, name, rate) for kind in ("profit", "truth_core") for name in tables.MEANS for rate in (3e-4, 1e-3)
     ]
     for axes, (kind, name, rate) in zip(maps, places, strict=True):
-        cells = phase[(phase[["kind", "benchmark", "learning_rate"]] == [kind, name, rate]).all(axis=1)]
+        cells = whole[(whole[["kind", "benchmark", "learning_rate"]] == [kind, name, rate]).all(axis=1)]
         printed = {text.get_position(): text for text in axes.texts if text.get_position() != (-4, -3.5)}
         assert len(printed) == len(cells)
         for cell in cells.to_dict("records"):
-            text = printed[int(cell["rare_in_references"] == 0), int(cell["base"] == "strong")]
+            column = 2 if cell["model"] == ALL else int(cell["rare_in_references"] == 0)
+            text = printed[column, int(cell["base"] == "strong")]
             assert float(text.get_text().replace("−", "-")) == pytest.approx(100 * cell["difference"], abs=0.5)
             assert (text.get_fontweight() == "bold") == (cell["sign"] != "unsure")
     assert all(not axes.texts for axes in maps[7::2])  # the core mask was not trained at 1e-3

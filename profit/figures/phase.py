@@ -1,5 +1,7 @@
 """Where a method beats SFT: a map a learning rate, references from left to right, bases of more skill above.
 
+Right of each map stands the mean over all references, by seed.
+
 Rows of maps: ProFit, then the core mask, which knows what ProFit guesses; average, what was learnt, what was kept.
 
 python -m profit.draw --figure phase …
@@ -17,10 +19,11 @@ from matplotlib.patches import Rectangle
 
 from profit.figures import style, tables
 from profit.files import InputError
+from profit.phase import ALL
 
 METHODS = ("profit", "truth_core")
 REFERENCES = ["rare_in_references", "wording_lean"]
-COLUMNS = ["method", "kind", "learning_rate", "benchmark", "base", "pretraining_steps", *REFERENCES, "skill"]
+COLUMNS = ["model", "method", "kind", "learning_rate", "benchmark", "base", "pretraining_steps", *REFERENCES, "skill"]
 COLUMNS += ["core_low", "replaceable_probability", "difference", "seeds", "sign"]
 # Inches: of a cell, above a map, of all that stands below the last.
 CELL, ABOVE, BELOW = 0.18, 0.25, 1.9
@@ -39,7 +42,7 @@ def draw(folder: Path, published: Path) -> Figure:
         raise InputError("table phase: found neither ProFit nor the core mask at a rate of SFT, expected one of them")
     cells = cells.assign(points=100 * cells["difference"])
     bases = list(cells.groupby("base")["skill"].mean().sort_values().index)
-    met = cells[REFERENCES].drop_duplicates().sort_values(REFERENCES, ascending=False)
+    met = cells.loc[cells["model"] != ALL, REFERENCES].drop_duplicates().sort_values(REFERENCES, ascending=False)
     rates = sorted(cells["learning_rate"].unique())
     largest = cells["points"].abs().max()
     colours = ScalarMappable(Normalize(-largest, largest), COLOURS)
@@ -63,8 +66,9 @@ def draw(folder: Path, published: Path) -> Figure:
 
 def draw_map(axes: Axes, cells: pd.DataFrame, bases: list[str], met: pd.DataFrame, colours: ScalarMappable) -> None:
     """A cell with its number a base and kind of references; one whose sign is not sure is hatched, its number grey."""
-    for column, references in enumerate(met.itertuples(index=False, name=None)):
-        here = cells[(cells[REFERENCES] == references).all(axis=1)].set_index("base")
+    kinds = [(cells[REFERENCES] == references).all(axis=1) for references in met.itertuples(index=False, name=None)]
+    for column, chosen in enumerate([*kinds, cells["model"] == ALL]):
+        here = cells[chosen].set_index("base")
         for row, base in enumerate(bases):
             if base not in here.index:
                 continue
@@ -75,13 +79,13 @@ def draw_map(axes: Axes, cells: pd.DataFrame, bases: list[str], met: pd.DataFram
             look = {"fontweight": "bold", "color": "black"} if sure else {"color": UNSURE}
             text = f"{points:+.{1 if abs(points) < 9.95 else 0}f}".replace("-", "−")
             axes.text(column, row, text, ha="center", va="center", fontsize=style.SMALL, **look)
-    axes.set_xlim(-0.5, len(met) - 0.5)
+    axes.set_xlim(-0.5, len(met) + 0.5)
     axes.set_ylim(-0.5, len(bases) - 0.5)
     axes.grid(False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    # References of another share of the rare operation stand apart.
-    for column in np.flatnonzero(np.diff(met[REFERENCES[0]])):
+    # References of another share of the rare operation stand apart, and the mean over all.
+    for column in [*np.flatnonzero(np.diff(met[REFERENCES[0]])), len(met) - 1]:
         axes.axvline(column + 0.5, color="white", linewidth=4)
 
 
@@ -95,7 +99,7 @@ def name_axes(bottom: np.ndarray, left: np.ndarray, cells: pd.DataFrame, bases: 
         spans = [span(own[column]) for column in measured.values()]
         columns.append("\n".join([f"{lean:g}".replace("-", "−"), f"{100 * rare:g}", *spans]))
     for axes in bottom:
-        axes.set_xticks(range(len(met)), columns)
+        axes.set_xticks(range(len(met) + 1), [*columns, ALL])
     where = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "right", "va": "top"}
     bottom[0].annotate(
         "\n".join(["wording's lean", "rare operation (%)", *measured]),
@@ -133,6 +137,6 @@ def notes(cells: pd.DataFrame, bases: list[str]) -> list[str]:
         "pretraining; by share of the rare operation in them, as in the columns. Lean of the wording: 1 the base's "
         "own, −1 its inverse. p: mean probability of replaceable tokens under the bases; core under 0.1: share of the "
         "core tokens with p ≤ 0.1 there.",
-        f"Numbers: mean of {count} seeds, paired. Bold: sign sure at a false discovery rate of 5 % over the maps of "
-        "the row; grey and hatched: not sure.",
+        f"Numbers: mean of {count} seeds, paired; all: over all references, by seed. Bold: sign sure at a false "
+        "discovery rate of 5 % over the maps of the row, the means apart; grey and hatched: not sure.",
     ]
