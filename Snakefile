@@ -27,6 +27,11 @@ onstart:
 
 onsuccess:
     progress.end(BEGUN, RESULTS)
+    progress.let_go()
+
+
+onerror:
+    progress.let_go()
 
 
 rule all:

@@ -205,6 +205,13 @@ def end(begun: dict[str, Any], results: str) -> None:
     write_json(path, [*before, now])
 
 
+def let_go() -> None:
+    """Cancel Snakemake's timers, which would keep it after the last job for the timespan of its profile."""
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.cancel()
+
+
 def last_lines(path: Path) -> list[str]:
     """The end of a log and where to find it."""
     if not path.is_file():

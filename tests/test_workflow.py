@@ -19,6 +19,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 STUDIES = sorted((ROOT / "workflow" / "studies").glob("*.yaml"))
 SMOKE = "workflow/studies/smoke.yaml"
+PROFILE = "workflow/profiles/default"
 RULES = [
     rule for path in (ROOT / "workflow" / "rules").glob("*.smk") for rule in re.split(r"\n(?=rule )", path.read_text())
 ]
@@ -70,7 +71,8 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     copy_repository(folder)
     started = time.monotonic()
-    (folder / "output.txt").write_text(snakemake(folder, "--cores", "2", "--configfile", SMOKE))
+    output = snakemake(folder, "--profile", PROFILE, "--cores", "2", "--configfile", SMOKE)
+    (folder / "output.txt").write_text(output)
     (folder / "seconds.txt").write_text(str(time.monotonic() - started))
     return folder
 
@@ -298,10 +300,24 @@ def test_an_edited_figure_is_drawn_alone(edited):
     assert pending(edited)["Draw"] == {"kept_share of smoke"}
 
 
+def timed(folder, **options):
+    """What a run with the shipped profile, whose timespan is a minute, says, and how many seconds it takes."""
+    started = time.monotonic()
+    text = snakemake(folder, "--profile", PROFILE, "--cores", "2", "--configfile", SMOKE, **options)
+    return text, time.monotonic() - started
+
+
+def test_snakemake_ends_with_its_last_job(edited):
+    (edited / "results/smoke/report.html").unlink()
+    text, seconds = timed(edited)
+    assert "Took " in text and seconds < 45
+
+
 def test_a_truncated_result_is_named_on_the_screen(edited):
     path = edited / "results/smoke/data/shared/references.parquet"
     path.write_bytes(path.read_bytes()[:200])
-    text = snakemake(edited, "--cores", "2", "--configfile", SMOKE, check=False)
+    text, seconds = timed(edited, check=False)
+    assert seconds < 45
     assert "FAILED: " in text and "references.parquet: found a truncated or foreign file" in text
     assert re.search(r"whole log: results/smoke/logs/\w+", text)
 
