@@ -137,6 +137,9 @@ def test_a_base_in_another_world_is_the_same_base(finished):
 def test_a_base_in_two_worlds_makes_a_map(finished):
     cells = pd.read_csv(finished[0] / "results" / "three_worlds" / "tables" / "phase.csv")
     cells = cells[cells["benchmark"] == "average"]
+    cells, means = cells[cells["model"] != "all"], cells[cells["model"] == "all"]
+    assert means[["base", "method", "pretraining_steps"]].to_numpy().tolist() == [["mini", "profit", 6]]
+    assert means["difference"].item() == pytest.approx(cells["difference"].mean())
     assert cells[["model", "method", "wording_lean", "pretraining_steps"]].to_numpy().tolist() == [
         ["mini", "profit", 0.3, 6], ["shifted", "profit", -0.5, 6]
     ]  # fmt: skip
