@@ -40,6 +40,7 @@ class Module:
     statements: list[ast.stmt] = field(default_factory=list)
 
 
+@cache
 def code_version(rule: str, choice: str | None = None, entry: str = "main") -> str:
     """Return 12 hexadecimal digits that change when code reachable from `profit.<rule>.<entry>` changes.
 
@@ -50,7 +51,8 @@ def code_version(rule: str, choice: str | None = None, entry: str = "main") -> s
     if shared is not None and shared.is_file():
         return shared.read_text()
     covered = reachable(f"profit.{rule}", entry, choice)
-    version = _digest("\n".join(f"{name} {tree}" for name, tree in sorted(covered.items())).encode())[:12]
+    text = "\n".join(f"{name} {tree}" for name, tree in sorted(covered.items()))
+    version = hashlib.sha256(text.encode()).hexdigest()[:12]
     if shared is not None:
         with contextlib.suppress(OSError), atomic_path(shared) as temporary:
             temporary.write_text(version)
@@ -61,18 +63,10 @@ def _shared(asked: str) -> Path | None:
     """Where the folder of the fork server, gone with it, holds the answer for the code as it stands at this moment."""
     if SOCKET not in os.environ or not Path(os.environ[SOCKET]).parent.is_dir():
         return None
-    sources = [str(path).encode() + path.read_bytes() for path in sorted(PACKAGE.rglob("*.py"))]
-    return Path(os.environ[SOCKET]).with_name(f"code.{_digest(asked.encode(), *sources)}")
+    sources = b"".join(str(path).encode() + path.read_bytes() for path in sorted(PACKAGE.rglob("*.py")))
+    return Path(os.environ[SOCKET]).with_name(f"code.{hashlib.sha256(asked.encode() + sources).hexdigest()}")
 
 
-def _digest(*parts: bytes) -> str:
-    found = hashlib.sha256()
-    for part in parts:
-        found.update(part)
-    return found.hexdigest()
-
-
-@cache
 def reachable(module: str, name: str, choice: str | None) -> dict[str, str]:
     """Return {"module:name": dumped syntax tree} of every definition that `module:name` can reach."""
     covered: dict[str, str] = {}

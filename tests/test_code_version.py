@@ -76,7 +76,7 @@ def package(tmp_path, monkeypatch):
 
 def forget():
     module.parse.cache_clear()
-    module.reachable.cache_clear()
+    module.code_version.cache_clear()
 
 
 def test_jobs_of_one_server_share_what_they_found_of_the_code_as_it_stands(package, tmp_path, monkeypatch):
@@ -84,10 +84,12 @@ def test_jobs_of_one_server_share_what_they_found_of_the_code_as_it_stands(packa
     folder = tmp_path / "server"
     folder.mkdir()
     monkeypatch.setenv(SOCKET, str(folder / "socket"))
+    forget()
     assert code_version("train", "profit") == alone
     (file,) = folder.iterdir()
     assert file.read_text() == alone
     file.write_text("found by another")
+    forget()
     assert code_version("train", "profit") == "found by another" != code_version("train", "sft")
     package("tools.py", "n + STEP", "n - STEP")
     assert code_version("train", "profit") not in (alone, "found by another")

@@ -569,7 +569,7 @@ def test_a_new_objective_with_a_new_setting_reruns_no_other(tmp_path, monkeypatc
     monkeypatch.setattr(code_version, "PACKAGE", tmp_path / "profit")
 
     def versions():
-        for cached in (code_version.parse, code_version.reachable):
+        for cached in (code_version.parse, code_version.code_version):
             cached.cache_clear()
         return {name: code_version.code_version("train", name) for name in OBJECTIVES}
 

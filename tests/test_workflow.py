@@ -40,6 +40,13 @@ def snakemake(folder, *arguments, check=True, **variables):
     return done.stdout + done.stderr
 
 
+def timed(folder, **options):
+    """What a run with the shipped profile, whose timespan is a minute, says, and how many seconds it takes."""
+    started = time.monotonic()
+    text = snakemake(folder, "--profile", PROFILE, "--cores", "2", "--configfile", SMOKE, **options)
+    return text, time.monotonic() - started
+
+
 def pending(folder, *arguments, study=SMOKE):
     """Jobs that a dry run would run, by the verb of their message: {"Train": {"mini/sft, seed 0", …}, …}."""
     found = {}
@@ -70,10 +77,7 @@ def finished(tmp_path_factory):
     """A copy of the repository in which the smoke study has been run; tests must leave it as it is."""
     folder = tmp_path_factory.mktemp("finished")
     copy_repository(folder)
-    started = time.monotonic()
-    output = snakemake(folder, "--profile", PROFILE, "--cores", "2", "--configfile", SMOKE)
-    (folder / "output.txt").write_text(output)
-    (folder / "seconds.txt").write_text(str(time.monotonic() - started))
+    (folder / "output.txt").write_text(timed(folder)[0])
     return folder
 
 
@@ -298,13 +302,6 @@ def test_an_edited_figure_is_drawn_alone(edited):
     place = re.search(r"\ndef draw\([^\n]*\n(?:.*\n)*?    \"\"\"(?:.*?)\"\"\"\n", text).end()
     (edited / "profit/figures/kept_share.py").write_text(text[:place] + "    0.0\n" + text[place:])
     assert pending(edited)["Draw"] == {"kept_share of smoke"}
-
-
-def timed(folder, **options):
-    """What a run with the shipped profile, whose timespan is a minute, says, and how many seconds it takes."""
-    started = time.monotonic()
-    text = snakemake(folder, "--profile", PROFILE, "--cores", "2", "--configfile", SMOKE, **options)
-    return text, time.monotonic() - started
 
 
 def test_snakemake_ends_with_its_last_job(edited):

@@ -84,7 +84,8 @@ def draw_path(axes: Axes, points: pd.DataFrame, dashes: object) -> None:
 def draw_points(axes: Axes, points: pd.DataFrame) -> None:
     """A marker a method, with its intervals over seeds both ways."""
     kinds: dict[str, int] = {}
-    for (_, row), name in zip(points.iterrows(), style.labels(row for _, row in points.iterrows()), strict=True):
+    rows = [row for _, row in points.iterrows()]
+    for row, name in zip(rows, style.labels(rows), strict=True):
         place = kinds[row["kind"]] = kinds.get(row["kind"], -1) + 1
         colour = style.colour(row["kind"])
         look = {"color": colour, "fillstyle": FILLS[place % len(FILLS)], "markerfacecoloralt": "white"}
