@@ -49,6 +49,7 @@ class Compute(Strict):
     def of(self, rule: str) -> dict[str, Any]:
         """What a job of a rule is told, defaults left out: a change of the rest leaves its results alone."""
         told = {"train": {"gradient_checkpointing", "processes"}, "evaluate": {"backend", "evaluation_gpus"}}
+        told["timing"] = {"gradient_checkpointing"}
         attention = {"attention"} if rule != "evaluate" or self.backend == "hf" else set()
         return self.model_dump(include={"precision"} | attention | told.get(rule, set()), exclude_defaults=True)
 

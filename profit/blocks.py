@@ -91,6 +91,14 @@ class Gradients(Strict):
     exact: int = Field(3, ge=0, description="of them with the smallest singular value itself; 0 for a large model")
 
 
+class Timing(Strict):
+    """Seconds of an optimizer step of several methods, trained step by step in turn on each base (profit.timing)."""
+
+    methods: Annotated[list[Name], Field(min_length=2)]
+    seeds: Annotated[int, Field(ge=2)] = 10
+    steps: Annotated[int, Field(ge=2)] = Field(21, description="of each training; the first is not counted")
+
+
 class Analysis(Strict):
     """Correlation of probability with importance, and what training did to the tokens of held references."""
 
@@ -102,6 +110,7 @@ class Analysis(Strict):
     account: list[Name] = Field([], description="methods whose change of every reference token is accounted for")
     drift: list[Name] = Field([], description="methods whose divergence from the base is measured")
     answer_style: list[Name] = Field([], description="methods whose sampled answers are described, the base included")
+    timing: Timing | None = Field(None, description="default: not measured, and costs are those of whole runs")
     taus: Some[Share] = [0.1, 0.3, 0.5, 0.7, 0.9]
     resamples: Count = Field(999_999, description="of prompts, for the permutation test")
     bootstrap: Count = Field(2000, description="of prompts, for intervals")

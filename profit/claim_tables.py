@@ -27,6 +27,7 @@ OPTIONAL = {
     "overfit": ["study", *RUN_KEYS, "part", "overfit"],
     "account": ["study", *RUN_KEYS, "set", "label", "low", "high", "tokens", "change"],
     "drift": ["study", *RUN_KEYS, "part", "kl_base_run"],
+    "timing": ["study", *RUN_KEYS, "seconds"],
     "prompts": ["study", "model", "annotator", "prompt_id", "label", "tokens", "probability_sum", "low"],
     "theorem": ["study", "model", "tokens", "violations", "undecided"],
     "gradient_prompts": ["study", "model", "prompt_id", "low", "high", "tokens", "share"],

@@ -28,6 +28,11 @@ MASKS = {
 NAMES = {"sft": "SFT", "profit": "ProFit"}
 # What is compared with ProFit by claims of their own, and here where overfitting is measured of core tokens alone.
 OTHERS = {"entropy": {"kind": "entropy"}, "DFT": {"kind": "dft"}, "keep low": {"kind": "keep_low"}}
+COSTS = {
+    "seconds of the processor": "cpu_seconds",
+    "seconds of the clock": "wall_seconds",
+    "peak memory": "peak_memory_mb",
+}
 TIMES = {2: "twice", 3: "three times", 5: "five times"}
 
 
@@ -153,12 +158,12 @@ def of_profit_overfit(base: Base) -> list[Part]:
 
 
 def of_cost(base: Base) -> list[Part]:
-    """Clock and memory of ProFit over SFT's."""
+    """Processor, clock and memory of whole runs of ProFit over SFT's."""
     runs, parts = base.table("runs"), []
     ours, other = (
         runs[runs["method"] == rows["method"].iloc[0]].set_index("seed") for rows in (method(base, "profit"), base.sft)
     )
-    for name, column in {"seconds of the clock": "wall_seconds", "peak memory": "peak_memory_mb"}.items():
+    for name, column in COSTS.items():
         ratio = (ours[column] / other[column]).dropna()
         parts += [estimators.of_seeds(f"{name}, over SFT's", ratio - 1, 1.0)] if len(ratio) else []
     return parts

@@ -22,7 +22,7 @@ import re
 from dataclasses import dataclass
 
 from profit.bases import HubModel
-from profit.runs import Run, benchmarks_of
+from profit.runs import Run, benchmarks_of, timed_runs
 from profit.study import Benchmark, Study
 
 
@@ -128,7 +128,7 @@ def mean_tokens(limit: int) -> float:
 
 def gpus_of(study: Study, rule: str, model: str | None) -> int:
     """GPUs that a job of a rule leases, where GPUs are asked for at all."""
-    if rule not in ("pretrain", "score", "train", "evaluate", "overfit", "gradients", "drift"):
+    if rule not in ("pretrain", "score", "train", "evaluate", "overfit", "gradients", "drift", "timing"):
         return 0
     compute = study.compute_of(model)
     return {"train": compute.processes, "evaluate": compute.evaluation_gpus}.get(rule, 1)
@@ -155,6 +155,10 @@ def job_seconds(
     if rule == "evaluate":
         items = benchmarks_of(study, run).values()
         return started + sum(_answer(study, model, item, n, gpu) for item in items)
+    if rule == "timing":
+        each, timing = timed_runs(study)[model].values(), study.analysis.timing
+        trained = sum(_train(study, run, n, gpu) * timing.steps / _steps(study, run) for run in each)
+        return started + timing.seeds * (2 * n / DISK_RATE * len(each) + trained)
     tokens = prompts_of(study) * study.data.references * reference_tokens(study)
     return started + 2 * n * tokens / _rate(study, model, gpu)
 
@@ -192,6 +196,12 @@ def _train(study: Study, run: Run, n: float, gpu: GPU) -> float:
     # A checkpoint an epoch (weights and two moments in float32), and the weights that are kept.
     written = trained_parameters(study, run) * (12 * training["epochs"] + 4 * kept_models(run))
     return operations / (_rate(study, model, gpu) * study.compute_of(model).processes) + written / DISK_RATE
+
+
+def _steps(study: Study, run: Run) -> int:
+    """Optimizer steps of a run, as far as its prompts are known."""
+    training = run.leaf["training"]
+    return math.ceil(prompts_of(study) / training["batch_size"]) * training["epochs"]
 
 
 def kept_models(run: Run) -> int:

@@ -6,6 +6,7 @@ No command: imported by `profit.tabulate`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pandas as pd
 
 from profit.correlate import BIN_EDGES
 from profit.files import InputError, read_json, read_parquet
-from profit.gather import RUN, number, provenance, run_folder
+from profit.gather import RUN, number, provenance, run_folder, text
 
 OVERFIT_MEASURES = ["nll_trained", "nll_held", "base_trained", "base_held", "overfit"]
 PROMPT = ["model", "annotator", "prompt_id", "label", "tokens", "probability_sum", "low"]
@@ -180,6 +181,28 @@ def gather_answer_style(results: Path, runs: Iterable[dict[str, Any]], worlds: M
             )
         tables.append(own)
     return pd.concat(tables, ignore_index=True)
+
+
+def gather_timing(results: Path, timing: Mapping[str, dict[str, Any]], worlds: Mapping[str, str]) -> pd.DataFrame:
+    """One row a model, method and seed of profit.timing: `seconds` of a step, their mean over `steps` counted ones.
+
+    `device` is where it was timed. InputError for steps other than the study's, or no finite seconds.
+    """
+    tables = []
+    for model, asked in timing.items():
+        path = results / "timing" / f"{model}.parquet"
+        device = text(path, provenance(path, worlds[model]), "device", "provenance.")
+        own = read_parquet(path, ["method", "seed", "step", "seconds"])
+        expected = set(product(asked["methods"], range(asked["seeds"]), range(2, asked["steps"] + 1)))
+        found = list(own[["method", "seed", "step"]].itertuples(index=False, name=None))
+        if set(found) != expected or len(found) != len(expected):
+            what = f"found {len(found)} rows, {len(set(found) ^ expected)} of them too many or lacking"
+            raise InputError(f"{path}: {what}, expected one a method, seed and step of analysis.timing")
+        if not (np.isfinite(own["seconds"]) & (own["seconds"] > 0)).all():
+            raise InputError(f"{path}, column seconds: found none or no finite number, expected seconds above 0")
+        each = own.groupby(["method", "seed"])["seconds"].agg(seconds="mean", steps="size")
+        tables.append(each.loc[asked["methods"]].reset_index().assign(model=model, device=device))
+    return pd.concat(tables, ignore_index=True)[[*RUN, "seconds", "steps", "device"]]
 
 
 def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -29,7 +29,7 @@ def tables_of(study: Study) -> list[str]:
     phase = ["phase"] if mapped(study) else []
     agreement = ["agreement"] if compared(study.analysis.annotators) else []
     theorem = ["theorem", "gradients", "gradient_prompts"] if analysis.gradients else []
-    tokens = [name for name in ("account", "drift", "answer_style") if getattr(analysis, name)]
+    tokens = [name for name in ("account", "drift", "answer_style", "timing") if getattr(analysis, name)]
     always = ["runs", "models", "evaluations", "questions", "steps", "main", "published"]
     return [*always, *world, *overfit, *labels, *agreement, *theorem, *tokens, *phase]
 

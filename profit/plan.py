@@ -1,7 +1,7 @@
 """What a study will take, before the first job starts: runs, jobs and time; of real models also memory and disk.
 
 A miniature: CPU seconds of a job = fixed + work x unit x size, with the constants of `COSTS` measured on the machine
-whose `probe` takes REFERENCE_PROBE seconds; wall time = the serial stages, then the rest shared by the cores.
+that profit.probe calls the reference; wall time = the serial stages, then the rest shared by the cores.
 
 Real models: GPU-hours by the arithmetic of profit.costs, memory and disk by that of profit.sizes; wall time = what the
 rest waits for or what waits for the rest, and the rest shared by the GPUs, at least the longest job.
@@ -13,7 +13,6 @@ rest waits for or what waits for the rest, and the rest shared by the GPUs, at l
 import argparse
 import os
 import sys
-import time
 from collections import Counter
 from dataclasses import dataclass
 
@@ -22,7 +21,8 @@ from profit.costs import DEFAULT_GPU, GPU, GPUS
 from profit.files import InputError
 from profit.miniature.world import Pretraining
 from profit.outputs import compared, figures_of
-from profit.runs import Run, benchmarks_of, default_runs, looked_at, runs_of, study_runs, tune_runs
+from profit.probe import speed
+from profit.runs import Run, benchmarks_of, default_runs, looked_at, runs_of, study_runs, timed_runs, tune_runs
 from profit.settings import STORED_SCORES
 from profit.study import Study, load_study
 
@@ -31,8 +31,8 @@ Runs = dict[tuple[str, str, int], Run]
 # Every rule whose jobs are counted, in the order of the work.
 RULES = (
     "collect", "generate", "unseen", "fetch", "pretrain", "questions", "score", "annotate", "agreement", "correlate",
-    "train", "evaluate", "overfit", "gradients", "account", "drift", "answer_style", "tabulate", "tune", "claims",
-    "draw", "report",
+    "train", "evaluate", "overfit", "gradients", "account", "drift", "answer_style", "timing", "tabulate", "tune",
+    "claims", "draw", "report",
 )  # fmt: skip
 
 
@@ -44,8 +44,8 @@ class Cost:
     unit: float = 0.0
 
 
-# Work is counted in documents read (pretrain), answers (train, overfit, drift, score), answers generated (evaluate)
-# or read (answer_style), tokens checked (gradients).
+# Work is counted in documents read (pretrain), answers (train, timing, overfit, drift, score), answers generated
+# (evaluate) or read (answer_style), tokens checked (gradients).
 COSTS = {
     "generate": Cost(1.3),
     "unseen": Cost(0.5),
@@ -60,6 +60,7 @@ COSTS = {
     "account": Cost(0.7),
     "drift": Cost(0.5, 1.3),
     "answer_style": Cost(0.3, 0.04),
+    "timing": Cost(0.5, 5.5),
     "claims": Cost(1.5),
     "tabulate": Cost(3.0),
     "tune": Cost(1.0),
@@ -71,7 +72,6 @@ OVERHEAD, SERVER = 0.3, 5.0
 # Rules whose jobs run alone, one after another, before anything else can start; two threads are not twice as fast.
 SERIAL = ("generate", "pretrain", "collect", "fetch", "tabulate", "claims", "report", "tune")
 TWO_THREADS = 1.4
-REFERENCE_PROBE, PROBES = 0.017, 10
 DEFAULT_SIZE = 3 * 128**2
 
 
@@ -109,6 +109,7 @@ def _named(study: Study, runs: list[Run]) -> list[tuple[str, dict[str, object]]]
     names += [("gradients", {"model": model}) for model in models if study.analysis.gradients]
     styled = {run.leaf["model"] for run in runs if looked_at(study, run, "answer_style")}
     names += [("answer_style", {"model": model}) for model in styled]
+    names += [("timing", {"model": model}) for model in timed_runs(study)]
     names += [("draw", {})] * len(figures_of(study)) + [("tune", {})] * bool(study.sweeps.learning_rate)
     accounted = [run.key for run in runs if study.unseen and looked_at(study, run, "account")]
     worlds = {study.world_of(model) for model, _, _ in accounted}
@@ -165,6 +166,9 @@ def job_seconds(study: Study, runs: Runs, rule: str, wildcards: dict[str, object
     elif rule == "gradients":
         # A token's singular value costs as much as the norms of so many others.
         work = study.analysis.gradients.tokens + 21 * study.analysis.gradients.exact
+    elif rule == "timing":
+        timing = study.analysis.timing
+        work = timing.seeds * len(timing.methods) * timing.steps * study.training.batch_size
     elif rule == "answer_style":
         styled = [run for run in runs.values() if run.leaf["model"] == model and looked_at(study, run, rule)]
         work = sum(item.questions * item.samples for run in styled for item in benchmarks_of(study, run).values())
@@ -194,20 +198,6 @@ def wall_seconds_on_gpus(jobs: list[Job], gpus: int) -> float | None:
     shared = [job for job in jobs if job.rule not in SERIAL]
     together = sum(job.seconds * job.gpus for job in shared) / max(gpus, 1)
     return serial + max([together, *(job.seconds for job in shared)])
-
-
-def probe() -> float:
-    """How many times slower than the reference machine this one is, from a fifth of a second of arithmetic."""
-    return min(_arithmetic() for _ in range(PROBES)) / REFERENCE_PROBE
-
-
-def _arithmetic() -> float:
-    # CPU seconds, and the least of several: what else runs at this moment says nothing of the hours to come.
-    started = time.process_time()
-    total = 0
-    for number in range(300_000):
-        total += number * number % 7
-    return time.process_time() - started
 
 
 def table(jobs: list[Job], cores: int, speed: float) -> str:
@@ -279,7 +269,7 @@ def main(argv: list[str] | None = None) -> None:
     except InputError as error:
         sys.exit(str(error))
     if study.miniature:
-        print(table(jobs_of(study), arguments.cores, probe()))
+        print(table(jobs_of(study), arguments.cores, speed(arguments.cores)))
         return
     gpu = GPUS[arguments.gpu]
     print(table_on_gpus(jobs_of(study, gpu), gpu, arguments.gpus))

@@ -19,6 +19,7 @@ from typing import Any
 from profit import forkserver, lease, plan, sizes
 from profit.costs import DEFAULT_GPU, GPU, GPUS, gpu_called
 from profit.files import InputError, read_json, write_json
+from profit.probe import speed
 from profit.runs import runs_of, study_runs
 from profit.study import Study
 
@@ -161,9 +162,9 @@ def _gpus_of(workflow: Any) -> tuple[int, GPU | None]:
 def _show(study: Study, jobs: list[plan.Job], cores: int, gpu: GPU | None, gpus: int) -> float | None:
     """Print the plan of some jobs; the predicted wall seconds, None if unknown."""
     if study.miniature:
-        speed = plan.probe()
-        say(plan.table(jobs, cores, speed))
-        return plan.wall_seconds(jobs, cores, speed)
+        slower = speed(cores)
+        say(plan.table(jobs, cores, slower))
+        return plan.wall_seconds(jobs, cores, slower)
     say(plan.table_on_gpus(jobs, gpu, gpus))
     if gpu:
         say(sizes.needs(study, study_runs(runs_of(study)), gpu, gpus))

@@ -25,7 +25,8 @@ CONSTANT = {
     "questions": (4000, 60), "score": (4000, 30), "annotate": (2000, 10), "agreement": (4000, 30),
     "correlate": (4000, 30), "train": (4000, 60), "evaluate": (4000, 60), "overfit": (4000, 30),
     "gradients": (4000, 30), "account": (4000, 30), "drift": (4000, 30), "answer_style": (4000, 30),
-    "claims": (2000, 10), "tabulate": (4000, 10), "tune": (2000, 10), "draw": (2000, 10), "report": (2000, 10),
+    "timing": (4000, 30), "claims": (2000, 10), "tabulate": (4000, 10), "tune": (2000, 10), "draw": (2000, 10),
+    "report": (2000, 10),
 }  # fmt: skip
 # Tables of real data are larger: a row a token of every reference.
 REAL = {"annotate": (8000, 60), "agreement": (8000, 60), "correlate": (16000, 120), "tabulate": (16000, 60)}

@@ -139,6 +139,7 @@ def listed(study: Study, runs: list[Run]) -> dict[str, Any]:
         "worlds": {model: study.world_of(model) for model in study.models},
         "models": {model: described(study, model) for model in study.models},
         "phase": mapped(study),
+        "timing": {model: study.analysis.timing.model_dump() for model in timed_runs(study)},
         "tables": {
             name: {
                 "models": [model for model in study.models if model in (table.models or study.models)],
@@ -185,6 +186,19 @@ def mapped(study: Study) -> bool:
 def looked_at(study: Study, run: Run, what: str) -> bool:
     """Whether the analysis (account, drift, answer_style) names the method of this run; of the main group alone."""
     return "main" in run.groups and run.leaf["method"] in getattr(study.analysis, what)
+
+
+def timed_runs(study: Study) -> dict[str, dict[str, Run]]:
+    """By model and method, a run of each that is timed beside the others; of models that have all of them."""
+    timing, found = study.analysis.timing, {}
+    if timing is None:
+        return found
+    runs = {run.key[:2]: run for run in reversed(runs_of(study).values()) if "main" in run.groups}
+    for model in study.models:
+        own = {method: runs[model, method] for method in timing.methods if (model, method) in runs}
+        if len(own) == len(timing.methods):
+            found[model] = own
+    return found
 
 
 @dataclass(frozen=True)

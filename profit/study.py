@@ -26,7 +26,7 @@ from profit.files import InputError
 from profit.methods import Lora, Method, ModelName, Name, Training, seed_list
 from profit.miniature.world import ITEM_SET_NAMES, REFERENCE_KEYS, Strict, World
 from profit.protocol import BENCHMARKS, check_options
-from profit.settings import conflict, copies_steps
+from profit.settings import STORED_SCORES, conflict, copies_steps
 from profit.shapes import Collected
 from profit.strict_yaml import line_of, load_yaml
 from profit.sweeps import Sweeps, WorldCheck
@@ -255,6 +255,22 @@ class Study(Strict):
                 raise ValueError(f"sweeps.overfitting.benchmark: {what}")
             if not self.data.held:
                 raise ValueError("data.held: found 0, expected references to compare with (sweeps.overfitting)")
+        return self
+
+    @model_validator(mode="after")
+    def _timing_fits(self) -> "Study":
+        timing, where = self.analysis.timing, "analysis.timing"
+        for name in timing.methods if timing else ():
+            method = self._lone_method(f"{where}.methods", name)
+            if method.objective == "truth" or method.objective in STORED_SCORES:
+                what = f"found {name} with objective {method.objective}"
+                raise ValueError(f"{where}.methods: {what}, expected one that needs neither labels nor scores")
+            steps = math.ceil(self.data.prompts / self.training.batch_size) if self.data.prompts else math.inf
+            if timing.steps > (most := steps * (method.epochs or self.training.epochs)):
+                raise ValueError(f"{where}.steps: found {timing.steps}, expected at most the {most} of {name}")
+        for name in self.models if timing else ():
+            if (processes := self.compute_of(name).processes) > 1:
+                raise ValueError(f"{where}: found models.{name}.compute.processes = {processes}, expected 1")
         return self
 
     @model_validator(mode="after")

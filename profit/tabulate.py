@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 OPTIONAL = (
     "world", "overfit", "correlation", "threshold_loss", "densities", "prompts", "coloured", "agreement", "theorem",
     "phase", "gradients", "gradient_prompts", "account", "drift", "answer_style",
+    "timing",
 )  # fmt: skip
 # Too long for people to read.
 KEYS = ["table", "model", "method", "benchmark"]
@@ -118,6 +119,8 @@ def tabulate(results: Path, paper: Path, study: dict[str, Any]) -> dict[str, pd.
     ):
         if any(run.get(name) for run in runs):
             tables[name] = read(results, runs, worlds)
+    if study["timing"]:
+        tables["timing"] = gather_tokens.gather_timing(results, study["timing"], worlds)
     if study["phase"]:
         tables["phase"] = phase_table(tables)
     tables["published"] = published.beside(tables, paper)

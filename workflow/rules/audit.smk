@@ -121,3 +121,37 @@ rule answer_style:
     shell:
         "python -m profit answer_style --settings {params.settings:q} --evaluations {params.evaluations}"
         " --references {input.references} --world {input.world} --output {output} > {log} 2>&1"
+
+
+# In turn on one core, whatever else runs: minutes apart, a machine whose speed wanders would decide.
+rule timing:
+    input:
+        model=base,
+        references=of_world(REFERENCES),
+    output:
+        f"{RESULTS}/timing/{{model}}.parquet",
+    log:
+        f"{RESULTS}/logs/timing/{{model}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/timing/{{model}}.jsonl"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=asked("timing", "mem_mb"),
+        runtime=asked("timing", "runtime"),
+        gpu=asked("timing", "gpu"),
+    params:
+        code=timing_code,
+        runs=timed_leaves,
+        seeds=study.analysis.timing.seeds if TIMED_RUNS else None,
+        steps=study.analysis.timing.steps if TIMED_RUNS else None,
+        compute=compute_option("timing"),
+        scratch=f"{RESULTS}/scratch/timing/{{model}}",
+    message:
+        "Time the methods on {wildcards.model}"
+    shell:
+        "PROFIT_GPUS={resources.gpu}"
+        " python -m profit timing --runs {params.runs:q} --seeds {params.seeds} --steps {params.steps}"
+        " --model {input.model} --references {input.references} {params.compute} --scratch {params.scratch}"
+        " --output {output} > {log} 2>&1"

@@ -15,7 +15,7 @@ from profit.files import InputError, canonical_json
 from profit.forkserver import prepare_environment
 from profit.lease import asks_for_gpus
 from profit.outputs import compared, figures_of, files_of, tables_of
-from profit.runs import benchmarks_of, listed, looked_at, runs_of, study_runs, tune_runs
+from profit.runs import benchmarks_of, listed, looked_at, runs_of, study_runs, timed_runs, tune_runs
 from profit.resources import resources_of
 from profit.settings import STORED_SCORES, copies_steps
 from profit.study import load_study
@@ -45,6 +45,7 @@ MODEL = f"{RESULTS}/models/{{model}}"
 ACCOUNTED = {"references": "", "unseen": "unseen/"} if study.unseen else {"references": ""}
 STUDY_RUNS = study_runs(RUNS)
 TUNE_RUNS = tune_runs(RUNS)
+TIMED_RUNS = timed_runs(study)
 OVERFIT_RUNS = [run for run in STUDY_RUNS if "overfitting" in run.groups]
 EVALUATED = {
     **study.benchmarks,
@@ -325,6 +326,16 @@ def styled_runs(model):
 
 def styled_samples(wildcards):
     return [f"{run_folder('evaluations', run)}/final/samples.parquet" for run in styled_runs(wildcards.model)]
+
+
+def timing_code(wildcards):
+    objectives = {run.leaf["objective"]["name"] for run in TIMED_RUNS[wildcards.model].values()}
+    return " ".join(code_version("timing", objective) for objective in sorted(objectives))
+
+
+def timed_leaves(wildcards):
+    """All settings of a run of each method that is timed."""
+    return canonical_json({method: run.leaf for method, run in TIMED_RUNS[wildcards.model].items()})
 
 
 def style_settings(wildcards):

@@ -13,6 +13,7 @@ rule tabulate:
         gradients=expand(rules.gradients.output, model=study.models if study.analysis.gradients else []),
         account=looked_at_files("account", ["json", "parquet"]),
         drift=looked_at_files("drift", ["json"]),
+        timing=expand(rules.timing.output, model=TIMED_RUNS),
         answer_style=expand(rules.answer_style.output, model=filter(styled_runs, study.models)),
         overfit=[f"{run_folder('overfit', run)}.json" for run in OVERFIT_RUNS],
     output:
