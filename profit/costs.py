@@ -157,7 +157,8 @@ def job_seconds(
         return started + sum(_answer(study, model, item, n, gpu) for item in items)
     if rule == "timing":
         each, timing = timed_runs(study)[model].values(), study.analysis.timing
-        trained = sum(_train(study, run, n, gpu) * timing.steps / _steps(study, run) for run in each)
+        answers = timing.steps * study.training.batch_size
+        trained = sum(_learn(study, run, n, gpu, answers) for run in each)
         return started + timing.seeds * (2 * n / DISK_RATE * len(each) + trained)
     tokens = prompts_of(study) * study.data.references * reference_tokens(study)
     return started + 2 * n * tokens / _rate(study, model, gpu)
@@ -189,19 +190,18 @@ def _rate(study: Study, model: str, gpu: GPU) -> float:
 
 
 def _train(study: Study, run: Run, n: float, gpu: GPU) -> float:
-    training, model = run.leaf["training"], run.leaf["model"]
+    training = run.leaf["training"]
     references = run.leaf["references"] if run.leaf["budget"] == "epochs" else 1
-    tokens = run.leaf["stop"] * training["epochs"] * prompts_of(study) * references * reference_tokens(study)
-    operations = train_operations(study, run) * n * tokens
+    answers = run.leaf["stop"] * training["epochs"] * prompts_of(study) * references
     # A checkpoint an epoch (weights and two moments in float32), and the weights that are kept.
     written = trained_parameters(study, run) * (12 * training["epochs"] + 4 * kept_models(run))
-    return operations / (_rate(study, model, gpu) * study.compute_of(model).processes) + written / DISK_RATE
+    return _learn(study, run, n, gpu, answers) + written / DISK_RATE
 
 
-def _steps(study: Study, run: Run) -> int:
-    """Optimizer steps of a run, as far as its prompts are known."""
-    training = run.leaf["training"]
-    return math.ceil(prompts_of(study) / training["batch_size"]) * training["epochs"]
+def _learn(study: Study, run: Run, n: float, gpu: GPU, answers: float) -> float:
+    """Seconds of training on so many answers."""
+    operations, model = train_operations(study, run) * n * answers * reference_tokens(study), run.leaf["model"]
+    return operations / (_rate(study, model, gpu) * study.compute_of(model).processes)
 
 
 def kept_models(run: Run) -> int:

@@ -202,9 +202,11 @@ def with_arms(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
 
 def make_tokens(rng: np.random.Generator, runs: list[dict], models: tuple[str, ...]) -> dict[str, pd.DataFrame]:
     """Tables about tokens: several references and ProFit overfit less, core tokens are probable, the theorem holds."""
-    overfit, account, prompts, gradients = [], [], [], []
+    overfit, account, prompts, gradients, timed = [], [], [], [], []
     for run in runs:
         key = {name: run[name] for name in ("study", "model", "method", "seed")}
+        if run["method"] in ("sft", "profit"):
+            timed.append({**key, "seconds": 0.08 * rng.normal(1, 0.01)})
         for part in ("all", "core", "replaceable"):
             size = 0.02 * (0.5 if run["references"] > 1 or run["method"] == "profit" else 1) * rng.normal(1, 0.05)
             if run["objective"] == "sft" and run["group"] != "world":
@@ -228,6 +230,7 @@ def make_tokens(rng: np.random.Generator, runs: list[dict], models: tuple[str, .
     theorem = {"study": STUDY, "tokens": 60, "violations": 0, "undecided": 0}
     return {
         "overfit": pd.DataFrame(overfit),
+        "timing": pd.DataFrame(timed),
         "account": pd.DataFrame(account),
         "prompts": pd.DataFrame(prompts),
         "theorem": pd.DataFrame([theorem | {"model": model} for model in models]),

@@ -53,6 +53,7 @@ def full_study(seeds: int = 10) -> dict[str, Any]:
             "account": ["sft", "profit"],
             "drift": ["sft", "profit"],
             "answer_style": ["vanilla", "sft", "profit"],
+            "timing": {"methods": ["sft", "profit"], "seeds": 3, "steps": 4},
         },
     }
 
@@ -202,6 +203,11 @@ def write_results(folder: Path, content: dict[str, Any], questions: int = 20, tu
             copytree(folder / kind / "shared", folder / kind / world)
     for model in content["models"] if study["gradients"] and not tune else ():
         write_gradients(folder / "gradients" / model, study["labels"] is not None, rng)
+    for model, timing in study["timing"].items() if not tune else ():
+        places = product(timing["methods"], range(timing["seeds"]), range(2, timing["steps"] + 1))
+        rows = pd.DataFrame(places, columns=["method", "seed", "step"])
+        rows = rows.assign(tokens=600, seconds=0.08 + 0.001 * rows["step"] + 0.004 * (rows["method"] == "profit"))
+        write_parquet(folder / "timing" / f"{model}.parquet", rows, {"provenance": provenance()})
     for model in content["models"]:
         asked = [table["benchmarks"] for table in study["tables"].values() if model in table["models"]]
         if styled := [run for run in study["runs"] if run["answer_style"] and run["model"] == model]:

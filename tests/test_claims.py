@@ -100,7 +100,8 @@ def test_effects_are_those_of_the_tables(study, judged):
     )
     assert rows["profit_over_sft"]["adjusted"] >= rows["profit_over_sft"]["p"]
     seconds = study["runs"].pivot(index="seed", columns="method", values="cpu_seconds")
-    ratio = (seconds["profit"] / seconds["sft"]).mean()
+    timed = study["timing"].pivot(index="seed", columns="method", values="seconds")
+    ratio = (timed["profit"] / timed["sft"]).mean()
     assert rows["cost"]["parts"][0]["shown"]["value"] == pytest.approx(ratio)
     assert mean("cost") == pytest.approx(1.05 - ratio)
     per_reference = (seconds["sft_3ref"] / seconds["sft"] / 3).mean()
@@ -353,8 +354,17 @@ def test_nothing_to_reduce_is_no_effect(study, tmp_path):
 def test_seconds_of_the_clock_on_a_gpu(study, tmp_path):
     runs = study["runs"].assign(device="cuda: some GPU")
     runs.loc[runs["method"] == "profit", "wall_seconds"] *= 1.2
-    (part,) = estimators.cost(base_of(tmp_path, {**study, "runs": runs}))
+    (part,) = estimators.cost(base_of(tmp_path / "timed", {**study, "runs": runs}))
+    assert part.effect.mean == pytest.approx(0.05, abs=0.02)
+    untimed = {name: rows for name, rows in study.items() if name != "timing"}
+    (part,) = estimators.cost(base_of(tmp_path / "untimed", {**untimed, "runs": runs}))
     assert part.effect.upper < 0 and 1.05 - part.effect.mean == pytest.approx(1.2, abs=0.02)
+
+
+def test_a_method_that_was_not_timed_has_no_cost(study, tmp_path):
+    timed = study["timing"]
+    with pytest.raises(NotMeasured, match="profit was not timed beside another method"):
+        estimators.cost(base_of(tmp_path, {**study, "timing": timed[timed["method"] != "profit"]}))
 
 
 def test_several_bases(tmp_path):

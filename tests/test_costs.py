@@ -299,6 +299,21 @@ def test_disk_by_hand():
     assert found["answers"] == pytest.approx(2 * 8 * 800 * 1024 * sizes.TEXT_BYTES, rel=1e-3)
 
 
+def test_methods_timed_in_turn_take_their_share_of_each_run():
+    timing = {"annotators": [], "timing": {"methods": ["sft", "asft"], "seeds": 3, "steps": 21}}
+    methods = {"sft": {"objective": "sft", "seeds": 1}, "asft": {"objective": "asft", "seeds": 1}}
+    study = real(methods=methods, analysis=timing)
+    # 21 steps on 32 answers of 650 tokens; forward and backward, and those of a frozen model.
+    learnt = (6 + 8) * 4e9 * 21 * 32 * 650 / (costs.PEAK_SHARE * 989e12)
+    loaded = 8e9 / costs.DISK_RATE
+    expected = costs.START_SECONDS + loaded + 3 * (2 * loaded + learnt)
+    assert job_seconds(study, "timing", GPUS["H100"], "base") == pytest.approx(expected)
+    with pytest.raises(ValueError, match="analysis.timing: found models.base.compute.processes = 2, expected 1"):
+        real(methods=methods, analysis=timing, models={"base": hub(compute=BFLOAT16 | {"processes": 2})})
+    with pytest.raises(ValueError, match="timing.methods: found asft with objective psft, expected one that"):
+        real(methods=methods | {"asft": {"objective": "psft", "seeds": 1}}, analysis=timing)
+
+
 # Resources
 
 
@@ -306,7 +321,7 @@ def test_resources_of_a_miniature_are_constants():
     study = load_study(ROOT / "workflow" / "studies" / "smoke.yaml")
     for rule, (memory, minutes) in CONSTANT.items():
         found = resources_of(study, rule, "mini")
-        gpu = int(rule in ("pretrain", "score", "train", "evaluate", "overfit", "gradients", "drift"))
+        gpu = int(rule in ("pretrain", "score", "train", "evaluate", "overfit", "gradients", "drift", "timing"))
         assert found == {"mem_mb": memory, "runtime": minutes, "gpu": gpu}
 
 

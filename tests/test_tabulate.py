@@ -190,6 +190,7 @@ def test_every_table_is_written_twice_and_equal(whole: tuple[Path, dict[str, Any
         "gradients",
         "drift",
         "answer_style",
+        "timing",
         "main",
         "published",
     }
@@ -296,6 +297,33 @@ def test_tables_of_tokens(whole: tuple[Path, dict[str, Any]]) -> None:
     found = set(zip(tables["answer_style"]["method"], tables["answer_style"]["seed"], strict=True))
     assert found == styled | {("references", 0)}
     assert set(tables["answer_style"]["benchmark"]) == {*made.BENCHMARKS, "all"}
+
+
+def test_seconds_of_a_step_are_means_of_the_counted_steps(whole: tuple[Path, dict[str, Any]]) -> None:
+    found = pd.read_parquet(whole[0] / "tables" / "timing.parquet")
+    assert list(zip(found["method"], found["seed"], strict=True)) == [
+        (m, s) for m in ("sft", "profit") for s in range(3)
+    ]
+    assert found["seconds"].tolist() == pytest.approx(3 * [0.083] + 3 * [0.087])
+    assert found["steps"].eq(3).all() and found["device"].eq("cpu").all() and found["model"].eq("mini").all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows[1:], "found 17 rows, 1 of them too many or lacking, expected one a method, seed and step"),
+        (lambda rows: pd.concat([rows, rows[:1]]), "found 19 rows, 0 of them too many or lacking"),
+        (lambda rows: rows.assign(seed=rows["seed"] + 1), "found 18 rows, 12 of them"),
+        (lambda rows: rows.assign(seconds=0.0), "column seconds: found none or no finite number"),
+        (lambda rows: rows.assign(seconds=np.nan), "column seconds: found none or no finite number"),
+    ],
+)
+def test_bad_timing(tmp_path: Path, change: Any, message: str) -> None:
+    study = {**made.one_seed_study(), "name": "bad"}
+    path = made.write_results(tmp_path, study, questions=4) / "timing" / "mini.parquet"
+    write_parquet(path, change(pd.read_parquet(path)), {"provenance": made.provenance()})
+    with pytest.raises(InputError, match=message):
+        run(tmp_path, study)
 
 
 def test_coloured_answer_is_the_most_typical_and_complete(whole: tuple[Path, dict[str, Any]]) -> None:
