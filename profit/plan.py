@@ -49,12 +49,12 @@ class Cost:
 COSTS = {
     "generate": Cost(1.3),
     "unseen": Cost(0.5),
-    "pretrain": Cost(0.5, 5.4),
+    "pretrain": Cost(0.5, 6.0),
     "score": Cost(0.2, 1.4),
     "annotate": Cost(0.7),
     "correlate": Cost(1.0),
-    "train": Cost(0.3, 5.0),
-    "evaluate": Cost(0.4, 2.8),
+    "train": Cost(0.3, 5.2),
+    "evaluate": Cost(0.4, 3.0),
     "overfit": Cost(0.2, 1.2),
     "gradients": Cost(1.5, 70.0),
     "account": Cost(0.7),
@@ -71,7 +71,7 @@ COSTS = {
 OVERHEAD, SERVER = 0.3, 5.0
 # Rules whose jobs run alone, one after another, before anything else can start; two threads are not twice as fast.
 SERIAL = ("generate", "pretrain", "collect", "fetch", "tabulate", "claims", "report", "tune")
-TWO_THREADS = 1.4
+TWO_THREADS = 1.9
 DEFAULT_SIZE = 3 * 128**2
 
 

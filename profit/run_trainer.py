@@ -132,7 +132,7 @@ def unseen_examples(size: int, seed: int, steps: int, batch_size: int) -> list[i
 
 
 class RunTrainer(ProFitTrainer):
-    """ProFitTrainer on batches of `collate`, which writes `step_log` where there is one (in the first process).
+    """ProFitTrainer on batches of `collate`, which appends to `step_log` where there is one (in the first process).
 
     `planned` is the number of steps of the schedule of the learning rate. `shares` gives the share of tokens to keep
     in each step (objective random); `updates` measures the update_norm of the log. Further arguments are
@@ -143,7 +143,7 @@ class RunTrainer(ProFitTrainer):
         self,
         *,
         train_dataset: Sequence[dict[str, Any]],
-        step_log: StepLog | None,
+        step_log: StepLog | list[dict[str, Any]] | None,
         planned: int,
         shares: Sequence[float] | None = None,
         updates: Updates | None = None,

@@ -26,13 +26,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from transformers import (
-    PreTrainedTokenizerBase,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 from transformers.utils.logging import disable_progress_bar
 
@@ -40,11 +34,11 @@ from profit import provenance
 from profit.bases import Compute
 from profit.data import Examples, prepare_examples
 from profit.files import InputError, write_parquet
-from profit.models import PLAIN, context_length, load_tokenizer, load_weights, pad_token, parse_compute
+from profit.models import PLAIN, context_length, load_tokenizer, pad_token, parse_compute
 from profit.objectives import OBJECTIVES
 from profit.run_trainer import RunTrainer, collate, training_arguments
 from profit.settings import copies_steps
-from profit.train import plan, trainable_model
+from profit.train import frozen_base, plan, trainable_model
 
 log = logging.getLogger(__name__)
 
@@ -52,18 +46,21 @@ COLUMNS = ["method", "seed", "step", "tokens", "seconds"]
 
 
 class Turns:
-    """Lets one of several threads work at a time, each until it hands on to the next."""
+    """Lets one of several threads work at a time, each until it hands on to the next of those that are not done."""
 
     def __init__(self, count: int) -> None:
-        self._may = [threading.Semaphore(0) for _ in range(count)]
+        self._may = {number: threading.Semaphore(0) for number in range(count)}
 
     def take(self, number: int) -> None:
         """Wait until it is the turn of thread `number`."""
         self._may[number].acquire()
 
-    def hand_on(self, number: int) -> None:
-        """End the turn of thread `number`; -1 begins that of thread 0."""
-        self._may[(number + 1) % len(self._may)].release()
+    def hand_on(self, number: int, done: bool = False) -> None:
+        """End the turn of thread `number`; -1 begins that of the first."""
+        if done:
+            del self._may[number]
+        if self._may:
+            self._may[min(self._may, key=lambda other: (other <= number, other))].release()
 
 
 class Clock(TrainerCallback):
@@ -102,11 +99,10 @@ def make_trainer(
         raise InputError(f"--steps: {what}")
     settings = training_arguments(run, length, compute, arguments.scratch)
     settings.max_steps, settings.save_strategy = arguments.steps, SaveStrategy.NO
-    compares = "reference_logits" in OBJECTIVES[run["objective"]["name"]].needs and run["tuning"]["kind"] == "full"
     return RunTrainer(
         model=trainable_model(run, folder, compute), args=settings, train_dataset=examples.rows,
         data_collator=partial(collate, pad=pad), callbacks=[clock], objective=run["objective"], step_log=said,
-        planned=length.planned, reference_model=load_weights(folder, compute, frozen=True) if compares else None,
+        planned=length.planned, reference_model=frozen_base(run, folder, compute),
     )  # fmt: skip
 
 
@@ -127,7 +123,7 @@ def side_by_side(
         try:
             trainers[number].train()
         finally:
-            turns.hand_on(number)
+            turns.hand_on(number, done=True)
 
     with ThreadPoolExecutor(len(runs)) as threads:
         working = [threads.submit(train, number) for number in range(len(runs))]

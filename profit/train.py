@@ -166,6 +166,13 @@ def trainable_model(run: dict[str, Any], folder: Path, compute: Compute) -> PreT
     return model
 
 
+def frozen_base(run: dict[str, Any], folder: Path, compute: Compute) -> PreTrainedModel | None:
+    """A copy of the base for an objective that compares with it, None where none is wanted."""
+    compares = "reference_logits" in OBJECTIVES[run["objective"]["name"]].needs
+    # An adapter that is switched off leaves the base; full tuning changes it.
+    return load_weights(folder, compute, frozen=True) if compares and run["tuning"]["kind"] == "full" else None
+
+
 class KeepEpochs(TrainerCallback):
     """Keeps the model after every epoch as an ordinary folder epoch1, epoch2, … in `folder`."""
 
@@ -234,15 +241,12 @@ def train(arguments: argparse.Namespace, job: provenance.Job) -> None:
         model = trainable_model(run, folder, compute)
         asked = run.get("update_norm") or norms is not None
         measured = asked or model.num_parameters(only_trainable=True) < MOST_MEASURED
-        compares = "reference_logits" in OBJECTIVES[run["objective"]["name"]].needs
-        # An adapter that is switched off leaves the base; full tuning changes it, so a copy is kept.
-        frozen = compares and run["tuning"]["kind"] == "full"
         trainer = RunTrainer(
             model=model, args=training_arguments(run, length, compute, scratch), train_dataset=examples.rows,
             data_collator=partial(collate, pad=pad_token(tokenizer)), callbacks=[Completed()],
             objective=run["objective"], step_log=step_log, planned=length.planned, shares=shares,
             updates=Updates(norms) if measured else None,
-            reference_model=load_weights(folder, compute, frozen=True) if frozen else None,
+            reference_model=frozen_base(run, folder, compute),
         )  # fmt: skip
         if run["keep_epochs"]:
             trainer.add_callback(KeepEpochs(trainer, tokenizer, scratch / "epochs"))
