@@ -29,7 +29,7 @@ study: environment
 	@$(ACTIVATE) && snakemake --cores all --configfile $(STUDY_FILE)
 
 test: environment
-	@$(ACTIVATE) && python -m pytest
+	@$(ACTIVATE) && python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 paper-smoke: environment
 	@$(ACTIVATE) && python tests/paper_smoke.py --cores all

@@ -108,7 +108,7 @@ def load_runs(folder: Path) -> pd.DataFrame:
     runs = tables.load(folder, "runs", RUN_COLUMNS)
     every = pd.read_parquet(folder / "runs.parquet")
     more = {name: every[name] if name in every else default for name, default in DEFAULTS.items()}
-    runs = runs.assign(**more, **({"device": every["device"]} if "device" in every else {}))
+    runs = runs.assign(**more, **{name: every[name] for name in ("device", "steps") if name in every})
     for _, own in runs.groupby("model", sort=False):
         counts = own["world"].value_counts(dropna=False)
         if len(counts) > 1 or own["world"].isna().any():

@@ -154,7 +154,7 @@ CLAIMS = (
         "ProFit costs no more than SFT",
         "Figure 1",
         estimators.cost,
-        f"seconds of a step over SFT's, the two trained in turn (of whole runs where a study times no steps); at most "
+        f"seconds of training over SFT's, by steps trained in turn (whole runs where a study times none); at most "
         f"{estimators.RATIO} (non-inferiority)",
         "whole runs, trained one after another: seconds of the processor and of the clock, peak memory",
         paper.unstated,
@@ -213,8 +213,8 @@ CLAIMS = (
         "K references cost K times as much",
         "Abstract, §3.2",
         estimators.several_cost,
-        f"seconds of training on three references over those on one, over three; {1 - estimators.MARGIN:g} to "
-        f"{1 + estimators.MARGIN:g} (equivalence)",
+        f"seconds of training on three references over those on one, over three, by steps trained in turn (whole runs "
+        f"where a study times none); {1 - estimators.MARGIN:g} to {1 + estimators.MARGIN:g} (equivalence)",
         "none; what the answers themselves cost is not counted",
         paper.unstated,
         None,

@@ -219,17 +219,27 @@ def several_accuracy(base: Base) -> list[Part]:
     return [compare("average", three(base), base.sft)]
 
 
-def seconds(base: Base, runs: pd.DataFrame) -> pd.Series:
-    """Seconds of training by seed: those of the processor, or, where there is a GPU, of the clock."""
+def seconds(base: Base, name: str) -> pd.Series:
+    """Seconds of the runs of a method by seed: those of the processor, or, where there is a GPU, of the clock."""
     own = base.table("runs")
-    own = own[own["method"] == runs["method"].iloc[0]].set_index("seed")
+    own = own[own["method"] == name].set_index("seed")
     on_gpu = "device" in own and own["device"].str.startswith("cuda", na=False).any()
     return own["wall_seconds" if on_gpu else "cpu_seconds"]
 
 
 def cost_ratio(base: Base, ours: pd.DataFrame, other: pd.DataFrame) -> pd.Series:
-    """Seconds of one method over another's, by seed."""
-    ratio = (seconds(base, ours) / seconds(base, other)).dropna()
+    """Seconds of training of one method over another's, by seed.
+
+    Where steps of both were timed in turn (profit.timing), those of a step times the steps of a run; else of whole
+    runs, which were trained at other times.
+    """
+    names, timed = [runs["method"].iloc[0] for runs in (ours, other)], base.tables.get("timing")
+    if timed is not None and set(names) <= set(timed["method"]):
+        steps = base.table("runs").groupby("method")["steps"].first()
+        each = [timed[timed["method"] == name].set_index("seed")["seconds"] * steps[name] for name in names]
+    else:
+        each = [seconds(base, name) for name in names]
+    ratio = (each[0] / each[1]).dropna()
     return ratio if len(ratio) else not_measured("the two have no seed in common")
 
 
@@ -240,19 +250,9 @@ def several_cost(base: Base) -> list[Part]:
     return [of_seeds("at least", ratio - low, low), of_seeds("at most", high - ratio, high, -1)]
 
 
-def step_ratio(base: Base, ours: pd.DataFrame, other: pd.DataFrame) -> pd.Series:
-    """Seconds of an optimizer step of one method over another's, the two trained in turn (profit.timing), by seed."""
-    own = base.table("timing").pivot(index="seed", columns="method", values="seconds")
-    names = [runs["method"].iloc[0] for runs in (ours, other)]
-    if lacking := [name for name in names if name not in own]:
-        raise NotMeasured(f"{lacking[0]} was not timed beside another method")
-    return own[names[0]] / own[names[1]]
-
-
 def cost(base: Base) -> list[Part]:
-    """Distance of the cost of ProFit, over SFT's, to RATIO: of steps in turn, of whole runs where none are timed."""
-    ratio = step_ratio if "timing" in base.tables else cost_ratio
-    return [of_seeds("seconds", RATIO - ratio(base, method(base, "profit"), base.sft), RATIO, -1)]
+    """Distance of the cost of ProFit, over SFT's, to RATIO."""
+    return [of_seeds("seconds", RATIO - cost_ratio(base, method(base, "profit"), base.sft), RATIO, -1)]
 
 
 def overfits(base: Base, runs: pd.DataFrame, part: str, against: str = "held") -> pd.Series:

@@ -148,6 +148,7 @@ def make_tables(
                 key = {"study": STUDY, "model": model, "method": name, "seed": seed}
                 seconds = 4.0 * max(1, {**DEFAULT, **settings}["references"]) * rng.normal(1, 0.01)
                 costs = {"cpu_seconds": seconds, "wall_seconds": 1.5 * seconds, "peak_memory_mb": 700.0}
+                costs["steps"] = 57 * max(1, {**DEFAULT, **settings}["references"])
                 runs.append({**key, **DEFAULT, **settings, **costs, "labels": labels, "world": "w0"})
                 chance = 0.5 + effects.get(name, 0.0)
                 epochs = [f"epoch{i}" for i in (1, 2)] if runs[-1]["group"] == "epochs" else ["final"]
@@ -206,7 +207,7 @@ def make_tokens(rng: np.random.Generator, runs: list[dict], models: tuple[str, .
     clock = np.random.default_rng(2)
     for run in runs:
         key = {name: run[name] for name in ("study", "model", "method", "seed")}
-        if run["method"] in ("sft", "profit"):
+        if run["method"] in ("sft", "profit", "sft_3ref"):
             timed.append({**key, "seconds": 0.08 * clock.normal(1, 0.01)})
         for part in ("all", "core", "replaceable"):
             size = 0.02 * (0.5 if run["references"] > 1 or run["method"] == "profit" else 1) * rng.normal(1, 0.05)
