@@ -281,7 +281,9 @@ def test_an_edited_method_reruns_its_runs_and_those_paired_with_it(edited):
     scored = [f"mini/{folder}profit_seed{seed}" for folder in ("", "unseen/") for seed in (0, 1)]
     assert jobs["Score"] == {f"the reference tokens under {name}" for name in scored}
     assert jobs["Account"] == {f"for the tokens that mini/profit, seed {seed}, moved" for seed in (0, 1)}
-    assert set(jobs) == {"Train", "Evaluate", "Score", "Account", "Describe", "Gather", "Judge", "Draw", "Write"}
+    assert jobs["Time"] == {"the methods on mini"}
+    verbs = {"Train", "Evaluate", "Score", "Account", "Describe", "Time", "Gather", "Judge", "Draw", "Write"}
+    assert set(jobs) == verbs
 
 
 def test_unseen_prompts_concern_the_accounts_alone(edited):
