@@ -1,8 +1,8 @@
 """Rule `timing`: seconds of an optimizer step of several methods, trained step by step in turn on one machine.
 
 Runs of a study are trained minutes apart, and a machine whose speed wanders would decide which method costs more. Here
-the methods of a seed train side by side from the base, on the same answers in the same order: a step of the first,
-the same step of the second, and so on; every other seed begins with the last. The first step, which makes the
+the methods of a seed train side by side from the base, each on the answers and in the order of its own runs: a step of
+the first, a step of the second, and so on; every other seed begins with the last. The first step, which makes the
 optimizer's state and fills caches, is not counted. Seconds are those of the processor, or of the clock where a GPU
 does the work.
 
