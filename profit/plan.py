@@ -68,7 +68,7 @@ COSTS = {
     "report": Cost(3.0),
 }
 # Seconds of Snakemake's own work around each job, and of loading the fork server before the first one.
-OVERHEAD, SERVER = 0.3, 5.0
+OVERHEAD, SERVER = 0.15, 5.0
 # Rules whose jobs run alone, one after another, before anything else can start; two threads are not twice as fast.
 SERIAL = ("generate", "pretrain", "collect", "fetch", "tabulate", "claims", "report", "tune")
 TWO_THREADS = 1.9
