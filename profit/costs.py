@@ -22,7 +22,7 @@ import re
 from dataclasses import dataclass
 
 from profit.bases import HubModel
-from profit.runs import Run, benchmarks_of, timed_runs
+from profit.runs import Run, benchmarks_of, runs_of, timed_runs
 from profit.study import Benchmark, Study
 
 
@@ -156,7 +156,7 @@ def job_seconds(
         items = benchmarks_of(study, run).values()
         return started + sum(_answer(study, model, item, n, gpu) for item in items)
     if rule == "timing":
-        each, timing = timed_runs(study)[model].values(), study.analysis.timing
+        each, timing = timed_runs(study, runs_of(study).values())[model].values(), study.analysis.timing
         answers = timing.steps * study.training.batch_size
         trained = sum(_learn(study, run, n, gpu, answers) for run in each)
         return started + timing.seeds * (2 * n / DISK_RATE * len(each) + trained)

@@ -109,7 +109,7 @@ def _named(study: Study, runs: list[Run]) -> list[tuple[str, dict[str, object]]]
     names += [("gradients", {"model": model}) for model in models if study.analysis.gradients]
     styled = {run.leaf["model"] for run in runs if looked_at(study, run, "answer_style")}
     names += [("answer_style", {"model": model}) for model in styled]
-    names += [("timing", {"model": model}) for model in timed_runs(study)]
+    names += [("timing", {"model": model}) for model in timed_runs(study, runs)]
     names += [("draw", {})] * len(figures_of(study)) + [("tune", {})] * bool(study.sweeps.learning_rate)
     accounted = [run.key for run in runs if study.unseen and looked_at(study, run, "account")]
     worlds = {study.world_of(model) for model, _, _ in accounted}

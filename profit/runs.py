@@ -5,6 +5,7 @@ those of a method that exists already *is* that method: tau 0.1 of the threshold
 learning rates (`sft_lr0.0003`) keep names of their own, whatever rate is chosen.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -139,7 +140,7 @@ def listed(study: Study, runs: list[Run]) -> dict[str, Any]:
         "worlds": {model: study.world_of(model) for model in study.models},
         "models": {model: described(study, model) for model in study.models},
         "phase": mapped(study),
-        "timing": {model: study.analysis.timing.model_dump() for model in timed_runs(study)},
+        "timing": {model: study.analysis.timing.model_dump() for model in timed_runs(study, runs)},
         "tables": {
             name: {
                 "models": [model for model in study.models if model in (table.models or study.models)],
@@ -188,12 +189,12 @@ def looked_at(study: Study, run: Run, what: str) -> bool:
     return "main" in run.groups and run.leaf["method"] in getattr(study.analysis, what)
 
 
-def timed_runs(study: Study) -> dict[str, dict[str, Run]]:
-    """By model and method, a run of each that is timed beside the others; of models that have all of them."""
+def timed_runs(study: Study, runs: Iterable[Run]) -> dict[str, dict[str, Run]]:
+    """By model and method, the first of `runs` of each that is timed beside the others; of models that have all."""
     timing, found = study.analysis.timing, {}
     if timing is None:
         return found
-    runs = {run.key[:2]: run for run in reversed(runs_of(study).values()) if "main" in run.groups}
+    runs = {run.key[:2]: run for run in reversed([*runs]) if "main" in run.groups}
     for model in study.models:
         own = {method: runs[model, method] for method in timing.methods if (model, method) in runs}
         if len(own) == len(timing.methods):

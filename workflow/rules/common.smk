@@ -45,7 +45,7 @@ MODEL = f"{RESULTS}/models/{{model}}"
 ACCOUNTED = {"references": "", "unseen": "unseen/"} if study.unseen else {"references": ""}
 STUDY_RUNS = study_runs(RUNS)
 TUNE_RUNS = tune_runs(RUNS)
-TIMED_RUNS = timed_runs(study)
+TIMED_RUNS = timed_runs(study, STUDY_RUNS)
 OVERFIT_RUNS = [run for run in STUDY_RUNS if "overfitting" in run.groups]
 EVALUATED = {
     **study.benchmarks,
