@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import planted
@@ -272,3 +273,28 @@ def test_the_figure_without_paths_or_base(study, tmp_path):
     assert [style.colour(kind) for kind in ("sft", "profit")] == [
         lines[name].get_color() for name in ("SFT", "ProFit")
     ]
+
+
+def test_a_method_looks_the_same_on_every_base(study, tmp_path):
+    """On a base that lacks one of the slower rates; one legend names the methods of both, each base has equal room."""
+    bases = {"mini": HAND, "other": {name: pair for name, pair in HAND.items() if name != "sft_slow"}}
+    frames = [
+        {name: rows.assign(model=model) for name, rows in made(study, values).items() if name != "main"}
+        for model, values in bases.items()
+    ]
+    tables = {name: pd.concat([frame[name] for frame in frames]) for name in frames[0]}
+    runs = tables["runs"].assign(paired_with="profit", share=np.nan)
+    folder = planted.write_tables(tmp_path, {**tables, "runs": runs, "main": study["main"]})
+    with matplotlib.rc_context():
+        style.apply()
+        figure = drift_figure.draw(folder, PUBLISHED)
+    looks = [
+        {line.get_label(): (line.get_color(), line.get_marker(), line.get_fillstyle()) for line in axes.lines}
+        for axes in figure.axes
+    ]
+    named = [{name: look for name, look in own.items() if not name.startswith("_")} for own in looks]
+    assert named[1] == {name: look for name, look in named[0].items() if name != "SFT at 1e-4"}
+    assert [len(block.legends) for block in figure.subfigs] == [0, 1, 0, 0]
+    figure.draw_without_rendering()
+    first, second = (axes.get_window_extent().height for axes in figure.axes)
+    assert first == pytest.approx(second, rel=0.15)

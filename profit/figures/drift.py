@@ -3,6 +3,7 @@
 python -m profit.draw --figure drift …
 """
 
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -21,6 +22,9 @@ LINES = {
 }
 # Of the first, second and further methods of a kind, which share its colour and marker.
 FILLS = ("full", "none", "top", "left")
+COLUMNS = 2
+# Inches: axes with their labels, a row of the legend.
+AXES, ROW = 2.2, 0.14
 
 
 def draw(folder: Path, published: Path) -> Figure:
@@ -29,32 +33,39 @@ def draw(folder: Path, published: Path) -> Figure:
     final = accuracies[(accuracies["checkpoint"] == "final") & (accuracies["benchmark"] == "average")]
     measured = with_drift(final, tables.load(folder, "drift", [*tables.RUN_KEYS, "part", DRIFT]))
     base = final[final["kind"] == "vanilla"].assign(**{DRIFT: 0.0})
+    models = tables.models(measured)
+    every = with_looks(pd.concat([tables.first_methods(base, ["model"]), measured]))
+    points_of = {model: means(every[every["model"] == model]) for model in models}
     counts: list[int] = []
-    taken: dict[str, None] = {}
     named: set[str] = set()
+    legends: dict[str, float] = {}
+    for model, points in points_of.items():
+        counts += points["seeds"].tolist()
+        # Bases share one legend where it names all of their methods.
+        new = set(points["method"]) - named
+        legends[model] = ROW * math.ceil(len(points) / COLUMNS) * bool(new)
+        named |= new
+    taken: dict[str, None] = {}
 
     def block(figure: Figure | SubFigure, model: str) -> None:
-        every, moved, start = (rows[rows["model"] == model] for rows in (final, measured, base))
-        sft = tables.first_methods(every[every["kind"] == "sft"], ["kind"])
-        points = means(pd.concat([tables.first_methods(start, ["kind"]), moved]))
-        axes = figure.subplots()
+        runs, moved, start = (rows[rows["model"] == model] for rows in (final, measured, base))
+        sft = tables.first_methods(runs[runs["kind"] == "sft"], ["kind"])
+        points, axes = points_of[model], figure.subplots()
         for name, members in paths(moved, sft).items() if len(sft) else ():
             ends = [*start["method"].unique()[:1], *sft["method"].unique()]
             dashes = style.DASHES[list(LINES).index(name)]
             draw_path(axes, points[points["method"].isin([*members, *ends])], dashes)
             taken[name] = None
         draw_points(axes, points)
-        counts.extend(points["seeds"])
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.set_xlabel("drift from the base (nats a token)")
         axes.set_ylabel("average accuracy (%)")
-        # Bases share one legend where it names all of their methods.
-        if new := set(axes.get_legend_handles_labels()[1]) - named:
-            figure.legend(loc="outside upper left", ncols=2, handlelength=1.0, columnspacing=1.0, labelspacing=0.25)
-            named.update(new)
+        if legends[model]:
+            spaces = {"handlelength": 1.0, "columnspacing": 1.0, "labelspacing": 0.25}
+            figure.legend(loc="outside upper left", ncols=COLUMNS, **spaces)
 
-    models = tables.models(measured)
-    figure = style.stack(models, style.COLUMN, 2.7, block, named=final["model"].nunique() > 1)
+    heights = [AXES + legend for legend in legends.values()]
+    figure = style.stack(models, style.COLUMN, heights, block, named=final["model"].nunique() > 1)
     said = "; ".join(words for name, words in LINES.items() if name in taken)
     style.footnote(
         figure,
@@ -64,14 +75,26 @@ def draw(folder: Path, published: Path) -> Figure:
     return figure
 
 
+def with_looks(runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs with the name and the fill of their method, the same on all bases."""
+    first = in_order(runs.drop_duplicates("method"))
+    fills = [FILLS[place % len(FILLS)] for place in first.groupby("kind").cumcount()]
+    names = style.labels(row for _, row in first.iterrows())
+    return runs.merge(pd.DataFrame({"method": first["method"], "name": names, "fill": fills}), on="method")
+
+
 def means(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row a method, in the order of legends: its settings, mean drift `x` and accuracy `y`, their intervals."""
+    """One row a method, in the order of legends: its settings and looks, mean drift `x`, accuracy `y`, intervals."""
     first = runs.drop_duplicates("method").set_index("method", drop=False)
     for axis, column in (("x", DRIFT), ("y", "accuracy")):
         found = tables.over_seeds(runs, ["method"], column).set_index("method")
         first = first.assign(**{axis: found["mean"], f"{axis}_low": found["low"], f"{axis}_high": found["high"]})
-    first = first.assign(seeds=found["seeds"])
-    return first.sort_values("kind", key=lambda kinds: kinds.map(tables.order), kind="stable")
+    return in_order(first.assign(seeds=found["seeds"]))
+
+
+def in_order(methods: pd.DataFrame) -> pd.DataFrame:
+    """Rows in the order of legends."""
+    return methods.sort_values("kind", key=lambda kinds: kinds.map(tables.order), kind="stable")
 
 
 def draw_path(axes: Axes, points: pd.DataFrame, dashes: object) -> None:
@@ -83,14 +106,11 @@ def draw_path(axes: Axes, points: pd.DataFrame, dashes: object) -> None:
 
 def draw_points(axes: Axes, points: pd.DataFrame) -> None:
     """A marker a method, with its intervals over seeds both ways."""
-    kinds: dict[str, int] = {}
-    rows = [row for _, row in points.iterrows()]
-    for row, name in zip(rows, style.labels(rows), strict=True):
-        place = kinds[row["kind"]] = kinds.get(row["kind"], -1) + 1
+    for _, row in points.iterrows():
         colour = style.colour(row["kind"])
-        look = {"color": colour, "fillstyle": FILLS[place % len(FILLS)], "markerfacecoloralt": "white"}
+        look = {"color": colour, "fillstyle": row["fill"], "markerfacecoloralt": "white"}
         look |= {"markersize": 4.5, "markeredgewidth": 1.2}
-        axes.plot(row["x"], row["y"], style.marker(row["kind"]), label=name, **look)
+        axes.plot(row["x"], row["y"], style.marker(row["kind"]), label=row["name"], **look)
         if row["seeds"] > 1:
             axes.hlines(row["y"], row["x_low"], row["x_high"], color=colour, linewidth=0.6)
             axes.vlines(row["x"], row["y_low"], row["y_high"], color=colour, linewidth=0.6)

@@ -203,22 +203,24 @@ def seeds_note(seeds: Sequence[int], interval: str = "bars") -> str:
 def stack(
     models: Sequence[str],
     width: float,
-    height: float,
+    height: float | Sequence[float],
     draw: Callable[[Figure | SubFigure, str], None],
     named: bool,
 ) -> Figure:
-    """One block of `height` inches a model, drawn by `draw(block, model)`, below its name if `named`.
+    """One block a model, of `height` inches (for all, or each), by `draw(block, model)`, below its name if `named`.
 
     InputError where no model is left to draw.
     """
     if not models:
         raise InputError("table runs: found no run of the sweep or kind that the figure shows, expected some")
+    heights = [height] * len(models) if isinstance(height, int | float) else [*height]
     if not named:
-        figure = Figure(figsize=(width, height))
+        figure = Figure(figsize=(width, heights[0]))
         draw(figure, models[0])
         return figure
-    figure = Figure(figsize=(width, (TITLE + height) * len(models)))
-    blocks = figure.subfigures(2 * len(models), 1, height_ratios=[TITLE, height] * len(models))
+    figure = Figure(figsize=(width, TITLE * len(models) + sum(heights)))
+    ratios = [inches for own in heights for inches in (TITLE, own)]
+    blocks = figure.subfigures(2 * len(models), 1, height_ratios=ratios)
     for title, block, model in zip(blocks[::2], blocks[1::2], models, strict=True):
         title.text(0.01, 0.3, model, fontsize=NORMAL, fontweight="bold", va="center")
         draw(block, model)
