@@ -1,7 +1,8 @@
 """What a study will take, before the first job starts: runs, jobs and time; of real models also memory and disk.
 
 A miniature: CPU seconds of a job = fixed + work x unit x size, with the constants of `COSTS` measured on the machine
-that profit.probe calls the reference; wall time = the serial stages, then the rest shared by the cores.
+that profit.probe calls the reference; wall time = the serial stages, then the rest shared by the cores. Bases that
+are pretrained on two threads each come before the rest, on one they are part of it.
 
 Real models: GPU-hours by the arithmetic of profit.costs, memory and disk by that of profit.sizes; wall time = what the
 rest waits for or what waits for the rest, and the rest shared by the GPUs, at least the longest job.
@@ -22,6 +23,7 @@ from profit.files import InputError
 from profit.miniature.world import Pretraining
 from profit.outputs import compared, figures_of
 from profit.probe import speed
+from profit.resources import pretraining_threads
 from profit.runs import Run, benchmarks_of, default_runs, looked_at, runs_of, study_runs, timed_runs, tune_runs
 from profit.settings import STORED_SCORES
 from profit.study import Study, load_study
@@ -49,7 +51,7 @@ class Cost:
 COSTS = {
     "generate": Cost(1.3),
     "unseen": Cost(0.5),
-    "pretrain": Cost(0.5, 6.0),
+    "pretrain": Cost(0.5, 4.5),
     "score": Cost(0.2, 1.4),
     "annotate": Cost(0.7),
     "correlate": Cost(1.0),
@@ -69,9 +71,10 @@ COSTS = {
 }
 # Seconds of Snakemake's own work around each job, and of loading the fork server before the first one.
 OVERHEAD, SERVER = 0.15, 5.0
-# Rules whose jobs run alone, one after another, before anything else can start; two threads are not twice as fast.
-SERIAL = ("generate", "pretrain", "collect", "fetch", "tabulate", "claims", "report", "tune")
-TWO_THREADS = 1.9
+# Rules whose jobs run alone, one after another.
+SERIAL = ("generate", "collect", "fetch", "tabulate", "claims", "report", "tune")
+# How much faster two threads are than one, in pretraining.
+TWO_THREADS = 1.4
 DEFAULT_SIZE = 3 * 128**2
 
 
@@ -184,9 +187,11 @@ def job_seconds(study: Study, runs: Runs, rule: str, wildcards: dict[str, object
 
 def wall_seconds(jobs: list[Job], cores: int, speed: float) -> float:
     """Predicted wall seconds of jobs on so many cores of a machine `speed` times as slow as the reference."""
-    faster = {"pretrain": TWO_THREADS if cores > 1 else 1.0}
-    serial = sum(job.seconds / faster.get(job.rule, 1.0) for job in jobs if job.rule in SERIAL)
-    shared = sum(job.seconds + OVERHEAD for job in jobs if job.rule not in SERIAL)
+    bases = [job for job in jobs if job.rule == "pretrain"]
+    ahead = bases if pretraining_threads(len(bases), cores) > 1 else []
+    serial = sum(job.seconds for job in jobs if job.rule in SERIAL)
+    serial += max((job.seconds for job in ahead), default=0.0) / TWO_THREADS
+    shared = sum(job.seconds + OVERHEAD for job in jobs if job.rule not in SERIAL and job not in ahead)
     return speed * (SERVER + serial + shared / cores)
 
 

@@ -1,4 +1,4 @@
-"""Memory, time and GPUs that a job asks Snakemake for, and a cluster through it.
+"""Memory, time, GPUs and threads that a job asks Snakemake for, and a cluster through it.
 
     mem_mb   main memory: a constant for the jobs of a miniature and those without a model, else profit.sizes with a
              quarter to spare
@@ -6,6 +6,8 @@
              SLOW_GPU, because no study says which GPU it will meet; a day for a judge that is asked over a network
     gpu      GPUs that the job leases if GPUs are asked for at all: the processes of a training, the GPUs of an
              evaluation by vllm, else one for a job with a model
+
+    threads  one, but where bases are pretrained (pretraining_threads)
 
 A model of unknown size gets UNKNOWN. `--set-resources train:runtime=…` overrides all of it.
 
@@ -59,3 +61,15 @@ def resources_of(
             memory = max(memory, math.ceil(SPARE * host_bytes(study, rule, model) / 1e6))
             minutes = max(minutes, math.ceil(MARGIN * seconds / 60))
     return {"mem_mb": memory, "runtime": minutes, "gpu": gpus}
+
+
+def pretraining_threads(bases: int, cores: int | None) -> int:
+    """Threads to pretrain a base of a miniature on; their number does not change its weights.
+
+    About half as fast again on two: a gain where the other core would wait, a loss where it has another base to train.
+
+    Args:
+        bases: bases that the study pretrains.
+        cores: all cores of the run; None on a cluster.
+    """
+    return 2 if cores is None or 2 * bases <= cores else 1

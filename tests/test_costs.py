@@ -12,7 +12,7 @@ from profit import costs, progress, sizes
 from profit.costs import GPUS, gpu_called, job_seconds, mean_tokens, parameters_of, train_operations, uncut_tokens
 from profit.files import InputError
 from profit.objectives import OBJECTIVES
-from profit.resources import CONSTANT, resources_of
+from profit.resources import CONSTANT, pretraining_threads, resources_of
 from profit.runs import runs_of, study_runs
 from profit.study import Study, load_study
 
@@ -345,6 +345,14 @@ def test_a_judge_may_take_a_day_and_an_unknown_model_too():
     assert resources_of(study, "annotate", annotator="llm")["runtime"] == 24 * 60
     assert resources_of(study, "train", run=runs_of(study)["base", "sft", 0])["runtime"] == 24 * 60
     assert resources_of(study, "draw") == {"mem_mb": 2000, "runtime": 10, "gpu": 0}
+
+
+@pytest.mark.parametrize(
+    ("bases", "cores", "threads"),
+    [(1, 1, 1), (1, 2, 2), (2, 2, 1), (3, 2, 1), (3, 4, 1), (3, 6, 2), (3, None, 2)],
+)
+def test_bases_are_pretrained_on_two_threads_where_none_waits_for_it(bases, cores, threads):
+    assert pretraining_threads(bases, cores) == threads
 
 
 def test_nothing_heavy_is_imported():

@@ -122,6 +122,21 @@ def test_more_work_costs_more():
     assert plan.wall_seconds(jobs, 2, 1.0) > 10 * plan.wall_seconds(jobs[:2], 2, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("bases", "cores", "expected"),
+    [
+        (1, 2, 30 / plan.TWO_THREADS + 100 / 2),
+        (3, 6, 30 / plan.TWO_THREADS + 100 / 6),  # all at once, ahead of the rest
+        (3, 2, (90 + 100) / 2),  # each beside another job
+        (1, 1, 30 + 100),
+    ],
+)
+def test_when_bases_are_pretrained(bases, cores, expected):
+    jobs = [plan.Job("train", 100.0), *[plan.Job("pretrain", 30.0)] * bases]
+    overhead = (len(jobs) + 1) * plan.OVERHEAD
+    assert plan.wall_seconds(jobs, cores, 1.0) == pytest.approx(plan.SERVER + expected, abs=overhead)
+
+
 def test_jobs_of_a_model_with_more_prompts_take_longer():
     study = load_study(ROOT / "workflow" / "studies" / "audit.yaml")
     runs = plan.runs_of(study)

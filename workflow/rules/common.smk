@@ -16,7 +16,7 @@ from profit.forkserver import prepare_environment
 from profit.lease import asks_for_gpus
 from profit.outputs import compared, figures_of, files_of, tables_of
 from profit.runs import benchmarks_of, listed, looked_at, runs_of, study_runs, timed_runs, tune_runs
-from profit.resources import resources_of
+from profit.resources import pretraining_threads, resources_of
 from profit.settings import STORED_SCORES, copies_steps
 from profit.study import load_study
 
@@ -44,6 +44,7 @@ MODEL = f"{RESULTS}/models/{{model}}"
 # Whose tokens are accounted for, and the folders of their scores: the references, and those of unseen prompts.
 ACCOUNTED = {"references": "", "unseen": "unseen/"} if study.unseen else {"references": ""}
 STUDY_RUNS = study_runs(RUNS)
+BASES = {study.base_of(model) for model in study.models}
 TUNE_RUNS = tune_runs(RUNS)
 TIMED_RUNS = timed_runs(study, STUDY_RUNS)
 OVERFIT_RUNS = [run for run in STUDY_RUNS if "overfitting" in run.groups]

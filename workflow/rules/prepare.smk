@@ -65,9 +65,11 @@ if study.miniature:
             f"{RESULTS}/logs/pretrain/{{model}}.log",
         benchmark:
             f"{RESULTS}/benchmarks/pretrain/{{model}}.jsonl"
+        # Most of the study waits for it.
+        priority: 1
         conda:
             "../../environment.yml"
-        threads: 2
+        threads: pretraining_threads(len(BASES), workflow.resource_settings.cores)
         resources:
             mem_mb=asked("pretrain", "mem_mb"),
             runtime=asked("pretrain", "runtime"),
