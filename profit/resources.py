@@ -6,7 +6,6 @@
              SLOW_GPU, because no study says which GPU it will meet; a day for a judge that is asked over a network
     gpu      GPUs that the job leases if GPUs are asked for at all: the processes of a training, the GPUs of an
              evaluation by vllm, else one for a job with a model
-
     threads  one, but where bases are pretrained (pretraining_threads)
 
 A model of unknown size gets UNKNOWN. `--set-resources train:runtime=…` overrides all of it.
