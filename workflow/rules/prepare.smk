@@ -11,6 +11,8 @@ if study.miniature:
             f"{RESULTS}/logs/generate/{{world}}.log",
         benchmark:
             f"{RESULTS}/benchmarks/generate/{{world}}.jsonl"
+        # What most of the study waits for comes first, that no core waits at the end for a late base.
+        priority: 1
         conda:
             "../../environment.yml"
         threads: 1
@@ -65,7 +67,6 @@ if study.miniature:
             f"{RESULTS}/logs/pretrain/{{model}}.log",
         benchmark:
             f"{RESULTS}/benchmarks/pretrain/{{model}}.jsonl"
-        # Most of the study waits for it.
         priority: 1
         conda:
             "../../environment.yml"
