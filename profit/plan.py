@@ -99,7 +99,7 @@ def _named(study: Study, runs: list[Run]) -> list[tuple[str, dict[str, object]]]
     names: list[tuple[str, dict[str, object]]] = [("tabulate", {}), ("claims", {}), ("report", {})]
     if study.miniature:
         names += [("generate", {})] * len(study.worlds)
-        names += [("pretrain", {"model": model}) for model in models if study.base_of(model) == model]
+        names += [("pretrain", {"model": model}) for model in study.bases]
     else:
         asked = {name for model in models for name in study.asked(model)}
         names += [("collect", {}), *(("fetch", {"model": model}) for model in models)]

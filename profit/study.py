@@ -88,6 +88,11 @@ class Study(Strict):
         return getattr(self.models[model], "like", None) or model
 
     @property
+    def bases(self) -> list[str]:
+        """The models that have a base of their own."""
+        return [model for model in self.models if self.base_of(model) == model]
+
+    @property
     def labels(self) -> str | None:
         """The annotator whose labels follow the references into training: one that leaves no answer out."""
         return next((name for name in ("truth", "agreement") if name in self.analysis.annotators), None)
@@ -170,9 +175,7 @@ class Study(Strict):
     def _is_like(self, name: str, changes: dict[str, Any], like: str) -> None:
         where = f"models.{name}"
         if like not in self.models or self.models[like].like is not None:
-            raise ValueError(
-                f"{where}.like: {unknown(like, [key for key in self.models if not self.models[key].like])}"
-            )
+            raise ValueError(f"{where}.like: {unknown(like, self.bases)}")
         mine, theirs = (self.world.model_dump() | own for own in (changes, self.models[like].world))
         if other := [key for key in mine if mine[key] != theirs[key] and key not in REFERENCE_KEYS]:
             expected = f"only what decides the references ({', '.join(REFERENCE_KEYS)}) to differ from {like}"

@@ -44,7 +44,6 @@ MODEL = f"{RESULTS}/models/{{model}}"
 # Whose tokens are accounted for, and the folders of their scores: the references, and those of unseen prompts.
 ACCOUNTED = {"references": "", "unseen": "unseen/"} if study.unseen else {"references": ""}
 STUDY_RUNS = study_runs(RUNS)
-BASES = {study.base_of(model) for model in study.models}
 TUNE_RUNS = tune_runs(RUNS)
 TIMED_RUNS = timed_runs(study, STUDY_RUNS)
 OVERFIT_RUNS = [run for run in STUDY_RUNS if "overfitting" in run.groups]

@@ -70,7 +70,7 @@ if study.miniature:
         priority: 1
         conda:
             "../../environment.yml"
-        threads: pretraining_threads(len(BASES), workflow.resource_settings.cores)
+        threads: pretraining_threads(len(study.bases), workflow.resource_settings.cores)
         resources:
             mem_mb=asked("pretrain", "mem_mb"),
             runtime=asked("pretrain", "runtime"),
